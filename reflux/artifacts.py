@@ -1,0 +1,153 @@
+"""JSON, JSONL and folders over an object store (s3://, gs://, az://, file://, memory://).
+
+Paths are relative to the store's root, with `/` between their parts; a path can't leave the root. A put is atomic:
+a reader sees the old object or the new one.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+from pydantic import BaseModel
+
+from reflux.errors import RefluxError, Retriable, Terminal
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+class Artifacts:
+    """One object store. Reading what is not there raises FileNotFoundError; the store's own errors become RefluxErrors."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        options: dict[str, Any] = {"mkdir": True} if url.startswith("file:") else {}
+        try:
+            self.store = from_url(url, **options)
+        except Exception as error:
+            raise translated(error, url) from error
+
+    def put(self, path: str, data: bytes) -> None:
+        self._call(obstore.put, path, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put unless there is something at `path` already; False if there was."""
+        try:
+            self._call(obstore.put, path, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def get(self, path: str) -> bytes:
+        return bytes(self._call(obstore.get, path).bytes())
+
+    def exists(self, path: str) -> bool:
+        try:
+            self._call(obstore.head, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def paths(self, prefix: str) -> list[str]:
+        """All paths below the folder `prefix`, sorted."""
+        batches = self._call(obstore.list, prefix.rstrip("/") + "/")
+        return sorted(entry["path"] for batch in batches for entry in batch)
+
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`; no error if there is nothing."""
+        try:
+            self._call(obstore.delete, path)
+        except FileNotFoundError:
+            pass
+
+    def put_json(self, path: str, value: Any) -> None:
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        self.put(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def get_json(self, path: str) -> Any:
+        return json.loads(self.get(path))
+
+    def write_rows(self, path: str, rows: Iterable[BaseModel]) -> int:
+        """Write rows as JSONL; how many."""
+        lines = [row.model_dump_json() for row in rows]
+        self.put(path, "".join(line + "\n" for line in lines).encode())
+        return len(lines)
+
+    def read_rows(self, path: str, model: type[Row]) -> Iterator[Row]:
+        # Not splitlines: U+2028 and its like are legal inside a JSON string.
+        for line in self.get(path).decode().split("\n"):
+            if line.strip():
+                yield model.model_validate_json(line)
+
+    def upload(self, folder: Path, prefix: str) -> list[str]:
+        """Copy every file below `folder` to below `prefix`; the paths written."""
+        written = []
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                path = f"{prefix.rstrip('/')}/{file.relative_to(folder).as_posix()}"
+                self._call(obstore.put, path, file)
+                written.append(path)
+        return written
+
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copy everything below `prefix` into `folder`. FileNotFoundError if there is nothing."""
+        paths = self.paths(prefix)
+        if not paths:
+            raise FileNotFoundError(f"nothing below {prefix} in {self.url}")
+        for path in paths:
+            target = folder / path.removeprefix(prefix.rstrip("/") + "/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
+                for part in self._call(obstore.get, path).stream():
+                    out.write(part)
+        return folder
+
+    def copy(self, source: str, target: str) -> None:
+        self._call(obstore.copy, source, target)
+
+    def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(self.store, *arguments, **options)
+        except (AlreadyExistsError, FileNotFoundError):
+            raise
+        except Exception as error:
+            raise translated(error, self.url) from error
+
+
+def translated(error: Exception, url: str) -> RefluxError:
+    """The RefluxError that says what an object store's error means."""
+    text = str(error).split("\n")[0][:300]
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        return Terminal("access_denied", f"No right to read or write {url}: {text}")
+    if "NoSuchBucket" in str(error):
+        return Terminal("no_such_bucket", f"There is no bucket at {url}")
+    if isinstance(error, ValueError):
+        return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}")
+    if "503" in text or "SlowDown" in str(error) or "429" in text:
+        return Retriable("s3_throttled", f"{url}: {text}")
+    if isinstance(error, GenericError | OSError | TimeoutError):
+        return Retriable("s3_timeout", f"{url}: {text}")
+    return Retriable("internal", f"{type(error).__name__} from {url}: {text}")
+
+
+def run_folder(run_id: str) -> str:
+    return f"runs/{run_id}"
+
+
+def attempt_folder(run_id: str, key: str, attempt: int) -> str:
+    """Where one attempt writes. What no accepted fact names is collected by cleanup."""
+    return f"runs/{run_id}/tasks/{key}/attempt-{attempt}"
+
+
+def pieces_folder(run_id: str, key: str) -> str:
+    """Finished pieces of a command (chunks, checkpoints), shared by its attempts."""
+    return f"runs/{run_id}/pieces/{key}"
+
+
+def teacher_answer_path(run_id: str, purpose: str, prompt_id: str, ask: int) -> str:
+    """One bought answer, create-only, shared by every task and attempt of the run."""
+    return f"runs/{run_id}/pieces/teacher/{purpose}/{prompt_id}-{ask}.json"

@@ -1,0 +1,235 @@
+"""Commands: orders in the imperative, each carried out by one worker. Ids and paths in the artifact store, no payloads.
+
+`key` names a command within its run, for good: the same order given twice is one task.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from reflux.records import PromptSet
+from reflux.stages import Stage
+from reflux.summary import Summary
+
+
+class Order(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    v: int = 1
+    stage: Stage
+    epoch: int = 0
+
+    @property
+    def key(self) -> str:
+        raise NotImplementedError
+
+
+class Chunk(BaseModel):
+    """A fixed group of answers, generated and scored together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    set: PromptSet
+    index: int
+    model: Literal["student", "base", "best"] = "student"
+    path: str
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.set}-{self.index:04d}"
+
+
+class Preflight(Order):
+    """Check everything that can be checked before work is paid for."""
+
+    kind: Literal["preflight"] = "preflight"
+
+    @property
+    def key(self) -> str:
+        return "preflight"
+
+
+class Provision(Order):
+    """Make the machine that exists only for this run."""
+
+    kind: Literal["provision"] = "provision"
+
+    @property
+    def key(self) -> str:
+        return "provision"
+
+
+class Prepare(Order):
+    """Make train.jsonl, val.jsonl and prompts.jsonl out of the sources."""
+
+    kind: Literal["prepare"] = "prepare"
+
+    @property
+    def key(self) -> str:
+        return "prepare"
+
+
+class Teach(Order):
+    """Let the teacher answer the practice prompts [start, stop)."""
+
+    kind: Literal["teach"] = "teach"
+    shard: int
+    start: int
+    stop: int
+    prompts_path: str
+
+    @property
+    def key(self) -> str:
+        return f"teach-{self.shard:04d}"
+
+
+class Train(Order):
+    """Fine-tune the adapter on examples, taught answers and admitted corrections."""
+
+    kind: Literal["train"] = "train"
+    train_path: str
+    val_path: str
+    taught_paths: tuple[str, ...] = ()
+    corrections_paths: tuple[str, ...] = ()
+    adapter_path: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"train-{self.epoch:03d}"
+
+
+class RunJob(Order):
+    """Run the user's own training command (recipe `job`)."""
+
+    kind: Literal["run_job"] = "run_job"
+
+    @property
+    def key(self) -> str:
+        return "run_job"
+
+
+class Generate(Order):
+    """Answer the prompts of `sets`, chunk by chunk. Without `adapter_path` the base model answers."""
+
+    kind: Literal["generate"] = "generate"
+    model: Literal["student", "base", "best"]
+    sets: tuple[PromptSet, ...]
+    samples: int = 1
+    max_new_tokens: int
+    prompts_path: str
+    adapter_path: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"generate-{self.epoch:03d}-{self.model}"
+
+
+class Score(Order):
+    """Score one chunk of answers."""
+
+    kind: Literal["score"] = "score"
+    chunk: Chunk
+
+    @property
+    def key(self) -> str:
+        return f"score-{self.epoch:03d}-{self.chunk.name}"
+
+
+class Correct(Order):
+    """Let the teacher correct poor answers: the worst `limit` of the verdicts named, shard i of n, or (ask 2) those refused."""
+
+    kind: Literal["correct"] = "correct"
+    shard: int
+    shards: int = 1
+    ask: int = 1
+    limit: int | None = None
+    answers_paths: tuple[str, ...] = ()
+    verdicts_paths: tuple[str, ...] = ()
+    refused_path: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"correct-{self.epoch:03d}-{self.shard:04d}-{self.ask}"
+
+
+class Judge(Order):
+    """Score corrections; admit those that compile at least as well and score higher than the student's answer."""
+
+    kind: Literal["judge"] = "judge"
+    shard: int
+    ask: int
+    corrections_path: str
+
+    @property
+    def key(self) -> str:
+        return f"judge-{self.epoch:03d}-{self.shard:04d}-{self.ask}"
+
+
+class Compare(Order):
+    """Compare base and best on the test prompts, with an interval."""
+
+    kind: Literal["compare"] = "compare"
+    base_paths: tuple[str, ...]
+    best_paths: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return "compare"
+
+
+class ExportModel(Order):
+    """Write adapter, tokenizer and, if asked, merged weights."""
+
+    kind: Literal["export_model"] = "export_model"
+    adapter_path: str
+
+    @property
+    def key(self) -> str:
+        return "export_model"
+
+
+class Deliver(Order):
+    """Copy the exported files to the run's own folder and every target of the spec, with model card and summary."""
+
+    kind: Literal["deliver"] = "deliver"
+    model_path: str
+    summary: Summary
+
+    @property
+    def key(self) -> str:
+        return "deliver"
+
+
+class CleanUp(Order):
+    """Delete what the run made and nothing accepted; write cleanup_status.json, the summary and the report."""
+
+    kind: Literal["clean_up"] = "clean_up"
+    keep_prefixes: tuple[str, ...] = ()
+    discard: bool = False
+    resource_ids: tuple[str, ...] = ()
+    summary: Summary
+
+    @property
+    def key(self) -> str:
+        return "clean_up"
+
+
+Command = Annotated[
+    Preflight
+    | Provision
+    | Prepare
+    | Teach
+    | Train
+    | RunJob
+    | Generate
+    | Score
+    | Correct
+    | Judge
+    | Compare
+    | ExportModel
+    | Deliver
+    | CleanUp,
+    Field(discriminator="kind"),
+]
+CommandAdapter: TypeAdapter[Command] = TypeAdapter(Command)

@@ -1,0 +1,160 @@
+"""Errors: three classes, one policy table.
+
+    RefluxError               code, message, hint
+    ├── Retriable             may succeed when tried again; waits by the table
+    ├── Terminal              ends the run, through cleanup
+    ├── CleanupProblem        written down, retried by the sweep, never fails a run
+    └── Stopped               not an error: the work was asked to stop, and saved
+
+The class is given where the error is detected; what follows from it stands in POLICIES.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ErrorClass(StrEnum):
+    RETRIABLE = "retriable"
+    TERMINAL = "terminal"
+    CLEANUP = "cleanup"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What follows from an error. `waits` are seconds before each further attempt of the task."""
+
+    error_class: ErrorClass
+    waits: tuple[float, ...] = ()
+    hint: str = ""
+    forgiven_by_progress: bool = False
+
+
+def _retriable(*waits: float, hint: str, forgiven_by_progress: bool = False) -> Policy:
+    return Policy(ErrorClass.RETRIABLE, waits, hint, forgiven_by_progress)
+
+
+def _terminal(hint: str) -> Policy:
+    return Policy(ErrorClass.TERMINAL, (), hint)
+
+
+def _cleanup(*waits: float, hint: str) -> Policy:
+    return Policy(ErrorClass.CLEANUP, waits, hint)
+
+
+POLICIES: dict[str, Policy] = {
+    # Object store
+    "s3_throttled": _retriable(5, 15, 45, hint="The object store asked for fewer requests. If it lasts, raise its quota."),
+    "s3_timeout": _retriable(10, 30, 90, hint="Check the network road from the workers to the object store."),
+    # Teacher. Single prompts are retried inside the task (services/teacher_worker/teacher.py); these are for whole tasks.
+    "teacher_throttled": _retriable(5, 15, 45, hint="Lower teacher.concurrency, or ask the provider for a higher quota."),
+    "teacher_stream_error": _retriable(1, 2, 4, 8, hint="The teacher's answer broke off. Look at the provider's status page."),
+    "teacher_timeout": _retriable(1, 2, 4, 8, hint="The teacher did not answer in time. Raise teacher.timeout_seconds."),
+    "teacher_unreachable": _retriable(
+        1, 2, 4, hint="Check teacher.endpoint_url, the region, and the network road from the teacher workers."
+    ),
+    # Workers
+    "worker_lost": _retriable(
+        0, 0, hint="The worker went silent. Look at its log; its supervisor should start it again.", forgiven_by_progress=True
+    ),
+    "stalled": _retriable(
+        0, 0, hint="The work made no progress within the phase's deadline. Look at the worker's log.", forgiven_by_progress=True
+    ),
+    "handed_back": _retriable(
+        *(0.0,) * 100, hint="The worker was told to shut down, and gave the task back.", forgiven_by_progress=True
+    ),
+    "internal": _retriable(5, 15, hint="A defect in Reflux or a library. The worker's log has the traceback; please report it."),
+    "disk_low": _retriable(0, hint="Free disk space on the worker, or lower limits.min_disk_gb."),
+    "spot_interrupted": _retriable(*(30.0,) * 5, hint="The provider took the machine back. The run goes on from its checkpoint."),
+    "provider_not_ready": _retriable(30, 30, 30, hint="The provider's resource was not ready. Look at its console."),
+    "gpu_out_of_memory": _terminal("Choose a smaller student, a shorter training.max_length, or student.quantization: nf4."),
+    # Terminal
+    "access_denied": _terminal("Give the workers' credentials the right that the message names, then start the run again."),
+    "no_credentials": _terminal("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or BEDROCK_API_KEY) for the teacher workers."),
+    "no_such_bucket": _terminal("Check the bucket's name and region in data.sources and export."),
+    "role_not_found": _terminal("Create the IAM role, or correct its ARN in the spec."),
+    "model_not_found": _terminal("Check student.model and student.revision; a gated model also needs HF_TOKEN."),
+    "invalid_spec": _terminal("Correct the fields that are named, and submit again."),
+    "preflight_failed": _terminal("Correct what the failed checks name, then start the run again."),
+    "nan_loss": _terminal("Lower training.learning_rate, and look at the rows of the last batch that the log names."),
+    "empty_dataset": _terminal("Verify the data paths: data.sources must name folders or prefixes that hold C or C++ files."),
+    "invalid_dataset": _terminal("Each row needs `messages` with a user and an assistant turn; the message names the line."),
+    "teaching_failed": _terminal("The teacher answered none of the prompts. Set teaching.required: false to go on without it."),
+    "gpu_missing": _terminal("Start a gpu_trainer worker, or set student.device: cpu for a small student."),
+    "stage_timeout": _terminal("Raise limits.max_runtime, or use a smaller dataset. What was trained so far is exported."),
+    "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
+    "quota_exceeded": _terminal("Ask the provider for a higher quota, or choose another instance type."),
+    "job_failed": _terminal("The command ended with an error. Its log is among the run's artifacts."),
+    "not_supported": _terminal("This deployment has no worker for what the spec asks for."),
+    # Cleanup
+    "cleanup_failed": _cleanup(5, 15, hint="Delete the resource by hand, or run `reflux verify-cleanup`."),
+    "cleanup_overdue": _cleanup(hint="No worker could clean up in time. Run `reflux verify-cleanup` once one is alive."),
+}
+
+
+class Failure(BaseModel):
+    """An error as it crosses a process border: everything a user must know about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    hint: str = ""
+    error_class: ErrorClass
+    log: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class RefluxError(Exception):
+    """One sentence of what happened, under a code of POLICIES. Picklable."""
+
+    expected_class: ErrorClass | None = None
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        policy = POLICIES[code]
+        if self.expected_class and policy.error_class != self.expected_class:
+            raise ValueError(f"{code} is {policy.error_class}, raised as {type(self).__name__}")
+        self.code = code
+        self.message = message
+        self.hint = hint or policy.hint
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    def failure(self, log: str = "") -> Failure:
+        return failure(self.code, self.message, self.hint, log)
+
+
+class Retriable(RefluxError):
+    expected_class = ErrorClass.RETRIABLE
+
+
+class Terminal(RefluxError):
+    expected_class = ErrorClass.TERMINAL
+
+
+class CleanupProblem(RefluxError):
+    expected_class = ErrorClass.CLEANUP
+
+
+class Stopped(Exception):
+    """The work in hand was asked to stop; what it finished is saved. `why` is the answer to the beat."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def failure(code: str, message: str, hint: str = "", log: str = "") -> Failure:
+    policy = POLICIES[code]
+    return Failure(code=code, message=message, hint=hint or policy.hint, error_class=policy.error_class, log=log)
+
+
+def next_wait(code: str, failures: int) -> float | None:
+    """Seconds until the next attempt after `failures` failures of a task (1 = the first), or None: give up."""
+    waits = POLICIES[code].waits
+    return waits[failures - 1] if 0 < failures <= len(waits) else None

@@ -1,0 +1,273 @@
+"""RunSpec: what a user submits. Every default of a run stands here, and nowhere else."""
+
+import difflib
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from reflux.records import Record
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=0, le=10)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Student(Section):
+    model: str = Field("ibm-granite/granite-8b-code-instruct-128k", description="A hub id, a local path, or `package:` with a GGUF file")
+    revision: str | None = Field(None, description="The hub commit; resolved and recorded when it is left out")
+    method: Literal["lora", "qlora", "full"] = "qlora"
+    quantization: Literal["nf4", "none"] = "nf4"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_decides_quantization(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "quantization" not in data and data.get("method") in ("lora", "full"):
+            return {**data, "quantization": "none"}
+        return data
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.method == "qlora") != (self.quantization == "nf4"):
+            raise _wrong("student.quantization", "method qlora goes with nf4, lora and full with none", "Leave it out.")
+        return self
+
+
+class Lora(Section):
+    r: Positive = 32
+    alpha: Positive = 64
+    dropout: Share = 0.05
+
+
+class Source(Section):
+    uri: str = Field(description="file:// or s3:// prefix of source files")
+    domain: str = Field("generic", pattern=r"^[a-z0-9_-]{1,40}$")
+
+
+class Data(Section):
+    sources: tuple[Source, ...] = ()
+    max_files_per_type: Positive | None = None
+    max_file_bytes: Positive = 1_000_000
+    validation_share: Share = 0.10
+    licences: tuple[str, ...] = Field((), description="SPDX ids that may be used; empty: all")
+    exclude: tuple[str, ...] = Field((), description="Glob patterns of paths that may not")
+    near_duplicate_threshold: Share = 0.85
+    train: str | None = Field(None, description="finetune: JSONL of chat `messages`")
+    validation: str | None = None
+
+
+class Prompts(Section):
+    uri: str | None = Field(None, description="JSONL of prompts; left out: made from the sources")
+    practice: Positive = 200
+    dev: Annotated[int, Field(ge=0)] = 50
+    test: Annotated[int, Field(ge=0)] = 50
+    system: str = Field(
+        "You are an expert in automotive embedded C (TSN, AVB, gPTP, CARLA). "
+        "Answer with one complete, MISRA-minded C function in a ```c block, and nothing else.",
+        description="The system prompt of student and teacher",
+    )
+
+
+class Teacher(Section):
+    provider: Literal["bedrock", "recorded"] = "bedrock"
+    model: str = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+    region: str = "us-east-1"
+    endpoint_url: str | None = Field(None, description="Another Bedrock Runtime endpoint; `recorded` uses the stack's stand-in")
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    max_teacher_tokens: Positive = 2048
+    concurrency: Positive = 10
+    tries: Positive = 5
+    backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    input_usd_per_million: Annotated[float, Field(ge=0)] = 3.0
+    output_usd_per_million: Annotated[float, Field(ge=0)] = 15.0
+    skip_check: bool = Field(False, description="Do not send the tiny test prompt in preflight")
+
+
+class Teaching(Section):
+    enabled: bool = True
+    required: bool = True
+    max_prompts: Positive | None = Field(None, description="Teach only the first so many practice prompts")
+    shard_size: Positive = 50
+
+
+class Training(Section):
+    epochs: Positive = Field(1, description="Passes over the rows within one training stage")
+    max_steps: Positive | None = Field(None, description="Optimizer steps per training stage, whatever the rows")
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    batch_size: Positive = 1
+    accumulation: Positive = 8
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    max_length: Positive = 4096
+    gradient_checkpointing: bool = True
+    packing: bool = False
+    log_steps: Positive = 10
+    eval_steps: Positive = 50
+    checkpoint_steps: Positive = 100
+    early_stop_patience: Positive = 3
+    restart_from_base: bool = False
+    max_examples: Positive | None = Field(None, description="At most so many source examples per training stage, drawn by seed and epoch")
+
+
+class Generation(Section):
+    max_new_tokens: Positive = 1024
+    test_max_new_tokens: Positive = 512
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_prompt_tokens: Positive = 4096
+    batch_size: Positive = 16
+    chunk_size: Positive = 16
+    stop_at_fence: bool = True
+    test_samples: Positive = Field(3, description="Answers per test prompt, for base and best alike")
+
+
+class Refining(Section):
+    quality_threshold: Score = 7.0
+    target_score: Score = 8.0
+    patience: Positive = 3
+    min_correction_rate: Share = 0.10
+    max_corrections: Positive = 500
+    max_epochs: Positive = 10
+
+
+class Rubric(Section):
+    """Overrides of the scoring rubric, by field name; `services/evaluator/rubric.py` has them all."""
+
+    overrides: dict[str, float] = Field(default_factory=dict)
+    misra: bool = False
+
+
+class Evaluation(Section):
+    enabled: bool = True
+
+
+class Export(Section):
+    merge: bool = False
+    output_uri: str | None = Field(None, description="Where the results go besides the run's own artifacts")
+    data_uri: str | None = None
+    hub_repo: str | None = None
+
+
+class Limits(Section):
+    max_runtime: timedelta = timedelta(hours=12)
+    max_teacher_cost_usd: Annotated[float, Field(gt=0)] | None = None
+    min_disk_gb: Annotated[float, Field(ge=0)] = 15.0
+    stall_seconds: Annotated[float, Field(gt=0)] = Field(1800.0, description="No progress for so long: the attempt is killed")
+    cleanup_seconds: Annotated[float, Field(gt=0)] = 900.0
+
+
+class Compute(Section):
+    kind: Literal["local", "ec2", "sagemaker"] = "local"
+    instance_type: str | None = None
+    spot: bool = False
+
+
+class Job(Section):
+    command: tuple[str, ...] = ()
+    inputs_uri: str | None = None
+    outputs_uri: str | None = None
+
+
+class RunSpec(Section):
+    name: str = Field("run", min_length=1, max_length=100)
+    recipe: Literal["distill", "finetune", "job"] = "distill"
+    seed: int = 42
+    metadata: dict[str, str] = Field(default_factory=dict)
+    student: Student = Student()
+    lora: Lora = Lora()
+    data: Data = Data()
+    prompts: Prompts = Prompts()
+    teacher: Teacher = Teacher()
+    teaching: Teaching = Teaching()
+    training: Training = Training()
+    generation: Generation = Generation()
+    refining: Refining = Refining()
+    rubric: Rubric = Rubric()
+    evaluation: Evaluation = Evaluation()
+    export: Export = Export()
+    limits: Limits = Limits()
+    compute: Compute = Compute()
+    job: Job = Job()
+
+    @model_validator(mode="after")
+    def _recipe_has_what_it_needs(self) -> Self:
+        if self.recipe == "distill" and not self.data.sources:
+            raise _wrong("data.sources", f"the recipe {self.recipe} needs it", "Name at least one file:// or s3:// prefix with source files.")
+        if self.recipe == "finetune" and not self.data.train:
+            raise _wrong("data.train", f"the recipe {self.recipe} needs it", "Name a JSONL file of chat `messages`.")
+        if self.recipe == "job" and not self.job.command:
+            raise _wrong("job.command", f"the recipe {self.recipe} needs it", "Name the command to run.")
+        return self
+
+
+class FieldProblem(Record):
+    """One thing that is wrong with a spec: where (dotted path), what, and what to do."""
+
+    field: str
+    message: str
+    hint: str = ""
+
+
+def check(data: object) -> tuple[RunSpec | None, list[FieldProblem]]:
+    """The spec that `data` (parsed YAML or JSON) describes, or all that is wrong with it."""
+    if not isinstance(data, dict):
+        return None, [FieldProblem(field="", message="a spec is a mapping of sections", hint="Start with `name:` and `data:`.")]
+    try:
+        return RunSpec.model_validate(data), []
+    except pydantic.ValidationError as error:
+        return None, [_problem(detail) for detail in error.errors(include_url=False)]
+
+
+def _wrong(field: str, message: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{message}", {"field": field, "message": message, "hint": hint})
+
+
+def _problem(detail: ErrorDetails) -> FieldProblem:
+    path = ".".join(str(part) for part in detail["loc"])
+    match detail["type"]:
+        case "wrong":
+            context = detail["ctx"]
+            return FieldProblem(field=context["field"], message=context["message"], hint=context["hint"])
+        case "extra_forbidden":
+            return FieldProblem(field=path, message="there is no such field", hint=_did_you_mean(detail["loc"]))
+        case "missing":
+            return FieldProblem(field=path, message="this field is needed", hint=f"Add `{path}`.")
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return FieldProblem(field=path, message=f"{message}, got {detail['input']!r:.80}", hint=_described(detail["loc"]))
+
+
+def _field(path: tuple[int | str, ...]) -> tuple[dict[str, Any], Any]:
+    """The fields of the section at `path`, and the field that the path ends in, as far as it leads."""
+    fields: dict[str, Any] = dict(RunSpec.model_fields)
+    field = None
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = fields.get(part)
+        inner = field.annotation if field else None
+        inner = next((a for a in getattr(inner, "__args__", ()) if isinstance(a, type)), inner)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            fields = dict(inner.model_fields)
+    return fields, field
+
+
+def _did_you_mean(path: tuple[int | str, ...]) -> str:
+    fields, _ = _field(path[:-1])
+    close = difflib.get_close_matches(str(path[-1]), fields, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"One of: {', '.join(fields)}."
+
+
+def _described(path: tuple[int | str, ...]) -> str:
+    _, field = _field(path)
+    if field is None:
+        return "Look at the example in examples/automotive/demo.yaml."
+    default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r:.60}."
+    return f"{field.description or 'Correct the value'}.{default}"

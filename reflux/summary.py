@@ -1,0 +1,98 @@
+"""What a run can say about itself: the epochs, what the teacher cost, base against best."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Usage(Frozen):
+    """What the teacher was asked, and what it cost. `calls` counts answers bought, not tries."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+
+class Scores(Frozen):
+    """Means in [0, 10] over `count` answers; `compiling` is a share."""
+
+    count: int = 0
+    overall: float = 0.0
+    syntax: float = 0.0
+    protocol: float = 0.0
+    safety: float = 0.0
+    style: float = 0.0
+    compiling: float = 0.0
+
+
+class EpochMetrics(Frozen):
+    """One finished epoch. `correction_rate` is poor / generated, over the practice prompts."""
+
+    epoch: int
+    adapter_path: str
+    train_loss: float
+    val_loss: float | None = None
+    steps: int
+    rows: int
+    practice: Scores
+    dev: Scores | None = None
+    correction_rate: float
+    requested: int = 0
+    admitted: int = 0
+    refused: int = 0
+    usage: Usage = Usage()
+    seconds: dict[str, float] = {}
+
+    @property
+    def choosing_score(self) -> float:
+        """What the best adapter is chosen by: dev, which is never practised, where there is one."""
+        return (self.dev or self.practice).overall
+
+
+class Comparison(Frozen):
+    """Base against best on the test prompts. `difference` has a bootstrap interval over prompts, [low, high] at 95%."""
+
+    prompts: int
+    samples: int
+    base: Scores
+    best: Scores
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def gained(self) -> bool:
+        return self.low > 0
+
+
+class Summary(Frozen):
+    """The run as its last page tells it; `training_summary.json`."""
+
+    run_id: str
+    name: str
+    recipe: str
+    outcome: Literal["succeeded", "failed", "aborted"] | None
+    reason: str
+    partial: bool = False
+    student: str
+    teacher: str | None
+    counts: dict[str, int] = {}
+    epochs: tuple[EpochMetrics, ...] = ()
+    best_epoch: int | None = None
+    comparison: Comparison | None = None
+    usage: Usage = Usage()
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
