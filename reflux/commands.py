@@ -202,7 +202,10 @@ class Deliver(Order):
 
 
 class CleanUp(Order):
-    """Delete what the run made and nothing accepted; write cleanup_status.json, the summary and the report."""
+    """Delete what the run made and nothing accepted; write cleanup_status.json, the summary and the report.
+
+    `keep_prefixes` is filled in when the command is claimed: the folders of the attempts accepted by then.
+    """
 
     kind: Literal["clean_up"] = "clean_up"
     keep_prefixes: tuple[str, ...] = ()
@@ -233,3 +236,36 @@ Command = Annotated[
     Field(discriminator="kind"),
 ]
 CommandAdapter: TypeAdapter[Command] = TypeAdapter(Command)
+
+
+def kind_of(key: str) -> str:
+    return key.split("-")[0]
+
+
+def whereabouts(key: str) -> tuple[Stage, int | None]:
+    """The stage whose command `key` names, and its epoch if the stage comes once an epoch. ValueError if no command has it."""
+    kind, *rest = key.split("-")
+    match kind:
+        case "preflight":
+            return Stage.VALIDATING, None
+        case "provision":
+            return Stage.PROVISIONING, None
+        case "prepare":
+            return Stage.PREPARING, None
+        case "teach":
+            return Stage.TEACHING, None
+        case "train":
+            return Stage.TRAINING, int(rest[0])
+        case "run_job":
+            return Stage.TRAINING, 1
+        case "generate" | "score" if rest[1] in ("base", "best"):
+            return Stage.EVALUATING, int(rest[0])
+        case "generate" | "score" | "correct" | "judge":
+            return Stage.REFINING, int(rest[0])
+        case "compare":
+            return Stage.EVALUATING, None
+        case "export_model" | "deliver":
+            return Stage.EXPORTING, None
+        case "clean_up":
+            return Stage.CLEANING_UP, None
+    raise ValueError(f"no command has the key {key}")

@@ -20,7 +20,9 @@ class Section(BaseModel):
 
 
 class Student(Section):
-    model: str = Field("ibm-granite/granite-8b-code-instruct-128k", description="A hub id, a local path, or `package:` with a GGUF file")
+    model: str = Field(
+        "ibm-granite/granite-8b-code-instruct-128k", description="A hub id, a local path, or `package:` with a GGUF file"
+    )
     revision: str | None = Field(None, description="The hub commit; resolved and recorded when it is left out")
     method: Literal["lora", "qlora", "full"] = "qlora"
     quantization: Literal["nf4", "none"] = "nf4"
@@ -114,7 +116,9 @@ class Training(Section):
     checkpoint_steps: Positive = 100
     early_stop_patience: Positive = 3
     restart_from_base: bool = False
-    max_examples: Positive | None = Field(None, description="At most so many source examples per training stage, drawn by seed and epoch")
+    max_examples: Positive | None = Field(
+        None, description="At most so many source examples per training stage, drawn by seed and epoch"
+    )
 
 
 class Generation(Section):
@@ -200,7 +204,11 @@ class RunSpec(Section):
     @model_validator(mode="after")
     def _recipe_has_what_it_needs(self) -> Self:
         if self.recipe == "distill" and not self.data.sources:
-            raise _wrong("data.sources", f"the recipe {self.recipe} needs it", "Name at least one file:// or s3:// prefix with source files.")
+            raise _wrong(
+                "data.sources",
+                f"the recipe {self.recipe} needs it",
+                "Name at least one file:// or s3:// prefix with source files.",
+            )
         if self.recipe == "finetune" and not self.data.train:
             raise _wrong("data.train", f"the recipe {self.recipe} needs it", "Name a JSONL file of chat `messages`.")
         if self.recipe == "job" and not self.job.command:

@@ -1,6 +1,7 @@
 """One attempt at one command, in a worker's hands: what to do, where to write, and how to say how it goes."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Task:
     artifacts: Artifacts
     task_id: int = 0
     attempt: int = 1
+    workers: Callable[[], list[dict[str, Any]]] = list
     stop: str | None = None
     kill: bool = False
     news: threading.Event = field(default_factory=threading.Event)
