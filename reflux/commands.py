@@ -239,7 +239,7 @@ CommandAdapter: TypeAdapter[Command] = TypeAdapter(Command)
 
 
 def kind_of(key: str) -> str:
-    return key.split("-")[0]
+    return key.split("-", maxsplit=1)[0]
 
 
 def whereabouts(key: str) -> tuple[Stage, int | None]:

@@ -298,7 +298,7 @@ def _score(run: Run, chunks: Sequence[Chunk]) -> Step:
 def _correct(run: Run, event: ChunkScored) -> Step:
     chunk = run.chunks[event.chunk].chunk
     run = run.but(chunks=run.chunks | {event.chunk: ScoredChunk(chunk=chunk, scored=event)})
-    if chunk.set != "practice" or not event.poor or not run.corrects_at_once:
+    if chunk.set != "practice" or not event.poor or not run.corrects or not run.corrects_at_once:
         return run, ()
     return run, [
         Correct(
@@ -361,7 +361,7 @@ def _or_onward(run: Run, commands: Sequence[Command]) -> Step:
         return run, commands
     if run.stage == Stage.EVALUATING:
         return _compare(run)
-    if not run.asked and not run.corrects_at_once:
+    if run.corrects and not run.corrects_at_once and not run.asked:
         run, commands = _correct_the_worst(run.but(asked=True))
         if commands:
             return run, commands

@@ -91,6 +91,11 @@ class Run(Frozen):
         return max(self.epochs, key=lambda e: (e.choosing_score, -e.epoch), default=None)
 
     @property
+    def corrects(self) -> bool:
+        """Corrections of the last epoch would be paid for, and never trained on."""
+        return self.epoch < self.spec.refining.max_epochs
+
+    @property
     def corrects_at_once(self) -> bool:
         """Poor answers need not wait for the others, as no limit can leave them out."""
         return self.dataset is not None and self.dataset.practice <= self.spec.refining.max_corrections

@@ -203,16 +203,14 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _recipe_has_what_it_needs(self) -> Self:
-        if self.recipe == "distill" and not self.data.sources:
-            raise _wrong(
-                "data.sources",
-                f"the recipe {self.recipe} needs it",
-                "Name at least one file:// or s3:// prefix with source files.",
-            )
-        if self.recipe == "finetune" and not self.data.train:
-            raise _wrong("data.train", f"the recipe {self.recipe} needs it", "Name a JSONL file of chat `messages`.")
-        if self.recipe == "job" and not self.job.command:
-            raise _wrong("job.command", f"the recipe {self.recipe} needs it", "Name the command to run.")
+        needs = {
+            "distill": ("data.sources", self.data.sources, "Name at least one file:// or s3:// prefix with source files."),
+            "finetune": ("data.train", self.data.train, "Name a JSONL file of chat `messages`."),
+            "job": ("job.command", self.job.command, "Name the command to run."),
+        }
+        field, given, hint = needs[self.recipe]
+        if not given:
+            raise _wrong(field, f"the recipe {self.recipe} needs it", hint)
         return self
 
 
