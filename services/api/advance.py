@@ -1,0 +1,123 @@
+"""The one place where a run moves: lock it, decide, save, append the event, insert and cancel tasks. One transaction.
+
+The caller commits. Rows are locked run first, then task, everywhere.
+"""
+
+from collections import deque
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from reflux.commands import Command
+from reflux.events import Event, TaskStopped
+from reflux.loop import Impossible, decide, is_stale
+from reflux.run import Run
+from services.api.tables import EventRow, RunRow, TaskRow
+
+log = structlog.get_logger()
+
+CHANNEL = "reflux"
+
+
+def lock(session: Session, run_id: str) -> RunRow | None:
+    return session.get(RunRow, run_id, with_for_update=True, populate_existing=True)
+
+
+def advance(session: Session, row: RunRow, event: Event) -> Run:
+    """Apply `event` to the locked run. A stale event changes nothing; an impossible one is shown on the run."""
+    run = Run.model_validate(row.state)
+    waiting = deque([event])
+    while waiting:
+        event = waiting.popleft()
+        try:
+            if is_stale(run, event):
+                log.info("stale_event", run_id=row.id, type=event.type, stage=run.stage)
+                continue
+            run, commands = decide(run, event)
+        except (Impossible, ValueError) as problem:
+            log.error("impossible_event", run_id=row.id, problem=str(problem))
+            run = run.warned(f"A defect in Reflux: {problem}")
+            append(session, row, "impossible", {"problem": str(problem), "event": event.model_dump(mode="json")})
+            _save(row, run)
+            continue
+        _save(row, run)
+        append(session, row, event.type, event.model_dump(mode="json"))
+        _give(session, row, commands)
+        waiting.extend(_withdraw(session, row, run))
+    return run
+
+
+def append(session: Session, row: RunRow, kind: str, body: dict[str, Any]) -> None:
+    """Add to the run's history, under its lock, and wake whoever listens."""
+    row.seq += 1
+    session.add(EventRow(run_id=row.id, seq=row.seq, type=kind, status=row.status, body=body))
+    session.flush()
+    session.execute(text("select pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": row.id})
+
+
+def _save(row: RunRow, run: Run) -> None:
+    now: ColumnElement[Any] = func.now()
+    if row.stage != run.stage:
+        row.stage, row.stage_since = run.stage.value, now  # type: ignore[assignment]
+        if row.started_at is None:
+            row.started_at = now  # type: ignore[assignment]
+            row.deadline_at = now + run.spec.limits.max_runtime  # type: ignore[assignment]
+    if row.stopping != run.stopping:
+        row.stopping = run.stopping
+        row.stopping_since = now if run.stopping else None  # type: ignore[assignment]
+    if run.stage.terminal and row.ended_at is None:
+        row.ended_at = now  # type: ignore[assignment]
+    row.status = run.status
+    row.state = run.model_dump(mode="json")
+
+
+def _give(session: Session, row: RunRow, commands: Any) -> None:
+    """Insert tasks. A command given again after a stop wakes its old row; its pieces are still there."""
+    for command in commands:
+        values = _task(row.id, command)
+        fresh = {"status": "ready", "failures": 0, "barren": 0, "rings": 0, "due_at": func.now(), "ring_at": func.now()}
+        session.execute(
+            insert(TaskRow)
+            .values(values)
+            .on_conflict_do_update(
+                constraint="tasks_once",
+                set_=fresh | {"command": values["command"], "ended_at": None, "error": None},
+                where=TaskRow.status.in_(("stopped", "cancelled", "failed")),
+            )
+        )
+
+
+def _task(run_id: str, command: Command) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "key": command.key,
+        "kind": command.kind,
+        "stage": command.stage.value,
+        "epoch": command.epoch,
+        "command": command.model_dump(mode="json"),
+        "status": "ready",
+        "attempt": 0,
+        "failures": 0,
+        "barren": 0,
+        "rings": 0,
+    }
+
+
+def _withdraw(session: Session, row: RunRow, run: Run) -> list[Event]:
+    """Cancel tasks that nobody waits for any more; while the run stops, those that nobody has begun."""
+    unfinished = TaskRow.status.in_(("ready", "claimed"))
+    session.execute(
+        update(TaskRow)
+        .where(TaskRow.run_id == row.id, unfinished, TaskRow.key.not_in(list(run.open)))
+        .values(status="cancelled", ended_at=func.now())
+    )
+    if not run.stopping:
+        return []
+    not_begun = session.scalars(select(TaskRow).where(TaskRow.run_id == row.id, TaskRow.status == "ready")).all()
+    for task in not_begun:
+        task.status = "stopped"
+        task.ended_at = func.now()  # type: ignore[assignment]
+    return [TaskStopped(key=task.key, forced=True) for task in not_begun]

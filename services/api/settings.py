@@ -1,0 +1,26 @@
+"""Settings of the API and the control process, from the environment (REFLUX_…) or from files in /run/secrets."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="REFLUX_", secrets_dir=SECRETS if SECRETS.is_dir() else None, extra="ignore")
+
+    database_url: SecretStr = SecretStr("postgresql+psycopg://postgres@127.0.0.1:5432/reflux")
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    artifacts_url: str = "file:///var/lib/reflux/artifacts"
+    api_url: str = Field("http://127.0.0.1:8400", description="Where control asks whether workers can be heard")
+    operator_key: SecretStr | None = Field(None, description="Made valid at start, if there is no such key yet")
+    worker_key: SecretStr | None = None
+    max_active_runs: int = 4
+    lease: timedelta = timedelta(seconds=45)
+    beat: timedelta = timedelta(seconds=5)
+    grace: timedelta = timedelta(seconds=20)
+    ring_again: timedelta = timedelta(seconds=10)
+    max_body_bytes: int = 2_000_000

@@ -1,0 +1,145 @@
+"""The tables. Postgres is the truth: what is not here has not happened."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: TIMESTAMP(timezone=True), dict[str, Any]: JSONB, str: Text, list[str]: JSONB}
+
+
+class RunRow(Base):
+    """A run. `state` is the loop's; the other columns are drawn from it for queries, in the same transaction."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("runs_newest", "created_at", "id"),
+        Index("runs_unfinished", "status", postgresql_where="ended_at is null"),
+        Index("runs_unprojected", "id", postgresql_where="projected_seq < seq"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    recipe: Mapped[str]
+    status: Mapped[str]
+    stage: Mapped[str]
+    stage_since: Mapped[datetime] = mapped_column(server_default=func.now())
+    stopping: Mapped[str | None]
+    stopping_since: Mapped[datetime | None]
+    labels: Mapped[dict[str, Any]]
+    state: Mapped[dict[str, Any]]
+    seq: Mapped[int] = mapped_column(default=0)
+    projected_seq: Mapped[int] = mapped_column(default=-1)
+    idempotency_key: Mapped[str | None] = mapped_column(unique=True)
+    body_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
+
+
+class EventRow(Base):
+    """The append-only history of a run. `seq` has no gaps; what has a type of `reflux.events` can be replayed."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("run_id", "seq", name="events_in_order"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    seq: Mapped[int]
+    type: Mapped[str]
+    status: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class TaskRow(Base):
+    """The outbox: ready (from `due_at`) → claimed → done | failed | cancelled | stopped."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("run_id", "key", name="tasks_once"),
+        Index("tasks_ready", "due_at", postgresql_where="status = 'ready'"),
+        Index("tasks_claimed", "heard_at", postgresql_where="status = 'claimed'"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    key: Mapped[str]
+    kind: Mapped[str]
+    stage: Mapped[str]
+    epoch: Mapped[int]
+    command: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(default="ready")
+    attempt: Mapped[int] = mapped_column(default=0)
+    accepted_attempt: Mapped[int | None]
+    failures: Mapped[int] = mapped_column(default=0)
+    barren: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None]
+    incarnation: Mapped[str | None]
+    progress: Mapped[dict[str, Any] | None]
+    progress_at: Mapped[datetime | None]
+    orphaned_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    rings: Mapped[int] = mapped_column(default=0)
+    ring_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    claimed_at: Mapped[datetime | None]
+    heard_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class MetricRow(Base):
+    __tablename__ = "metrics"
+    __table_args__ = (Index("metrics_series", "run_id", "name", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    epoch: Mapped[int]
+    name: Mapped[str]
+    step: Mapped[int]
+    value: Mapped[float]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LogRow(Base):
+    __tablename__ = "logs"
+    __table_args__ = (Index("logs_of_run", "run_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    task: Mapped[str]
+    service: Mapped[str]
+    level: Mapped[str]
+    line: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class WorkerRow(Base):
+    """A worker slot. A new incarnation of the same name means that the one before is gone."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    service: Mapped[str]
+    incarnation: Mapped[str]
+    capabilities: Mapped[dict[str, Any]]
+    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class KeyRow(Base):
+    """A bearer key, by its SHA-256. The key itself was shown once, and is nowhere."""
+
+    __tablename__ = "keys"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    label: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]

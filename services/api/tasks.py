@@ -1,0 +1,238 @@
+"""The API's half of the task protocol. Every function is one transaction's work; the caller commits, then answers."""
+
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from reflux.artifacts import attempt_folder
+from reflux.commands import CleanUp, CommandAdapter
+from reflux.errors import ErrorClass, Failure, failure, next_wait
+from reflux.errors import POLICIES
+from reflux.events import ChunkGenerated, Event, TaskFailed, TaskStopped
+from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration
+from reflux.queues import service
+from reflux.run import Run
+from services.api.advance import advance, append, lock
+from services.api.settings import Settings
+from services.api.tables import LogRow, MetricRow, RunRow, TaskRow, WorkerRow
+
+log = structlog.get_logger()
+
+FACTS = {
+    "preflight": "preflight_passed",
+    "provision": "machine_provisioned",
+    "prepare": "dataset_prepared",
+    "teach": "prompts_taught",
+    "train": "adapter_trained",
+    "run_job": "job_finished",
+    "generate": "answers_generated",
+    "score": "chunk_scored",
+    "correct": "corrections_written",
+    "judge": "corrections_judged",
+    "compare": "models_compared",
+    "export_model": "model_exported",
+    "deliver": "results_delivered",
+    "clean_up": "cleaned_up",
+}
+BARREN_ATTEMPTS = 3
+
+
+def register(session: Session, body: Registration) -> None:
+    """Note a worker. Tasks that an earlier incarnation of it still holds are orphans at once."""
+    row = session.get(WorkerRow, body.name, with_for_update=True)
+    if row is None:
+        row = WorkerRow(name=body.name)
+        session.add(row)
+    reborn = row.incarnation is not None and row.incarnation != body.incarnation
+    row.service, row.incarnation, row.capabilities = body.service, body.incarnation, body.capabilities
+    row.registered_at = row.seen_at = func.now()  # type: ignore[assignment]
+    if reborn:
+        held = select(TaskRow.id).where(
+            TaskRow.worker == body.name, TaskRow.incarnation != body.incarnation, TaskRow.status == "claimed"
+        )
+        for task_id in session.scalars(held).all():
+            orphan(session, task_id, f"{body.name} was started anew")
+
+
+def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> Assignment | None:
+    """Give the task to this worker, unless there is nothing to do: claimed, finished, not due, or not known."""
+    locked = _lock(session, task_id)
+    if locked is None:
+        return None
+    row, task = locked
+    now = session.scalar(select(func.now()))
+    assert now is not None
+    if task.status != "ready" or task.due_at > now:
+        return None
+    task.status = "claimed"
+    task.attempt += 1
+    task.worker, task.incarnation = body.worker, body.incarnation
+    task.claimed_at = task.heard_at = now
+    task.progress = task.progress_at = None
+    session.execute(update(WorkerRow).where(WorkerRow.name == body.worker).values(seen_at=now))
+    append(session, row, "task_claimed", {"key": task.key, "attempt": task.attempt, "worker": body.worker})
+    command = CommandAdapter.validate_python(task.command)
+    if isinstance(command, CleanUp):
+        command = command.model_copy(update={"keep_prefixes": accepted_folders(session, row.id)})
+    return Assignment(
+        task_id=task.id,
+        run_id=row.id,
+        attempt=task.attempt,
+        command=command,
+        spec=Run.model_validate(row.state).spec,
+        lease_seconds=settings.lease.total_seconds(),
+        beat_seconds=settings.beat.total_seconds(),
+    )
+
+
+def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> BeatAnswer:
+    """Keep the lease, note the progress, and say what to do."""
+    task = session.get(TaskRow, task_id, with_for_update=not body.chunks)
+    if task is None:
+        return BeatAnswer(answer="lost", why="there is no such task")
+    row: RunRow | None = None
+    if body.chunks:
+        row, task = _lock(session, task_id) or (None, task)
+    if task.status != "claimed" or task.attempt != body.attempt:
+        return BeatAnswer(answer="lost", why=f"attempt {body.attempt} was given up; the task is {task.status}")
+    task.heard_at = func.now()  # type: ignore[assignment]
+    session.execute(update(WorkerRow).where(WorkerRow.name == task.worker).values(seen_at=func.now()))
+    _note(session, task, body)
+    if row is not None:
+        for chunk in body.chunks:
+            advance(session, row, ChunkGenerated(key=task.key, chunk=chunk))
+    stopping, since, now = session.execute(
+        select(RunRow.stopping, RunRow.stopping_since, func.now()).where(RunRow.id == task.run_id)
+    ).one()
+    if stopping is None:
+        return BeatAnswer(answer="go_on")
+    return BeatAnswer(answer="stop", why=stopping, kill=_is_over(since, now, settings))
+
+
+def complete(session: Session, task_id: int, attempt: int, event: Event) -> Accepted:
+    """Accept the first success of a task, from whichever attempt."""
+    locked = _lock(session, task_id)
+    if locked is None:
+        return Accepted(accepted=False, why="there is no such task")
+    row, task = locked
+    if task.status == "done":
+        mine = task.accepted_attempt == attempt
+        return Accepted(accepted=mine, why="" if mine else f"attempt {task.accepted_attempt} was first")
+    if event.type != FACTS[task.kind] or getattr(event, "key", None) != task.key:
+        return Accepted(accepted=False, why=f"{event.type} does not answer {task.key}")
+    if task.key not in Run.model_validate(row.state).open:
+        return Accepted(accepted=False, why=f"the run does not wait for it; the task is {task.status}")
+    task.status, task.accepted_attempt = "done", attempt
+    task.ended_at = func.now()  # type: ignore[assignment]
+    task.orphaned_at = None
+    session.flush()
+    advance(session, row, event)
+    return Accepted(accepted=True)
+
+
+def fail(session: Session, task_id: int, attempt: int, why: Failure) -> Accepted:
+    """Try again by the policy table, or give the failure to the run."""
+    locked = _lock(session, task_id)
+    if locked is None or locked[1].status != "claimed" or locked[1].attempt != attempt:
+        return Accepted(accepted=False, why="this attempt was given up before")
+    _fail(session, *locked, why)
+    return Accepted(accepted=True)
+
+
+def stopped(session: Session, task_id: int, attempt: int, *, handed_back: bool) -> Accepted:
+    """The attempt saved its work and ended. Without a stop of the run, the next attempt is due at once."""
+    locked = _lock(session, task_id)
+    if locked is None or locked[1].status != "claimed" or locked[1].attempt != attempt:
+        return Accepted(accepted=False, why="this attempt was given up before")
+    row, task = locked
+    if row.stopping:
+        stop(session, row, task, forced=False)
+    else:
+        _ready_again(session, row, task, 0.0, "task_handed_back" if handed_back else "task_stopped_unasked", {})
+    return Accepted(accepted=True)
+
+
+def stop(session: Session, row: RunRow, task: TaskRow, *, forced: bool) -> None:
+    task.status = "stopped"
+    task.ended_at = func.now()  # type: ignore[assignment]
+    session.flush()
+    advance(session, row, TaskStopped(key=task.key, forced=forced))
+
+
+def orphan(session: Session, task_id: int, why: str) -> None:
+    """Take a task from a worker that is silent or gone; after three attempts without any progress, give up."""
+    locked = _lock(session, task_id)
+    if locked is None or locked[1].status != "claimed":
+        return
+    row, task = locked
+    log.warning("task_orphaned", run_id=row.id, task=task.key, attempt=task.attempt, why=why)
+    task.orphaned_at = func.now()  # type: ignore[assignment]
+    if row.stopping:
+        stop(session, row, task, forced=True)
+        return
+    _fail(session, row, task, failure("worker_lost", f"{task.worker} was lost in attempt {task.attempt} of {task.key}: {why}"))
+
+
+def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
+    done = select(TaskRow.key, TaskRow.accepted_attempt).where(TaskRow.run_id == run_id, TaskRow.status == "done")
+    return tuple(attempt_folder(run_id, key, attempt) for key, attempt in session.execute(done) if attempt is not None)
+
+
+def _lock(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:
+    """The run, then the task, both locked."""
+    run_id = session.scalar(select(TaskRow.run_id).where(TaskRow.id == task_id))
+    row = lock(session, run_id) if run_id else None
+    task = session.get(TaskRow, task_id, with_for_update=True, populate_existing=True) if row else None
+    return (row, task) if row and task else None
+
+
+def _note(session: Session, task: TaskRow, body: Beat) -> None:
+    if body.progress is not None:
+        new = body.progress.model_dump(mode="json")
+        if new != task.progress:
+            task.progress = new
+            task.progress_at = func.now()  # type: ignore[assignment]
+            task.barren = 0
+            task.orphaned_at = None
+    for point in body.metrics:
+        for name, value in point.values.items():
+            session.add(MetricRow(run_id=task.run_id, epoch=task.epoch, name=name, step=point.step, value=value))
+    for line in body.logs:
+        session.add(
+            LogRow(run_id=task.run_id, task=task.key, service=service(task.kind), level=line.level, line=line.line[:2000])
+        )
+
+
+def _fail(session: Session, row: RunRow, task: TaskRow, why: Failure) -> None:
+    if row.stopping:
+        stop(session, row, task, forced=False)
+        return
+    policy = POLICIES.get(why.code) or POLICIES["internal"]
+    if policy.forgiven_by_progress:
+        task.barren = 1 if task.progress_at is not None else task.barren + 1
+        wait = 0.0 if task.barren < BARREN_ATTEMPTS else None
+    else:
+        task.failures += 1
+        wait = next_wait(why.code, task.failures)
+    task.error = why.model_dump(mode="json")
+    if wait is not None and why.error_class != ErrorClass.TERMINAL:
+        _ready_again(session, row, task, wait, "task_retried", {"failure": task.error, "wait_seconds": wait})
+        return
+    task.status = "failed"
+    task.ended_at = func.now()  # type: ignore[assignment]
+    session.flush()
+    advance(session, row, TaskFailed(key=task.key, failure=why))
+
+
+def _ready_again(session: Session, row: RunRow, task: TaskRow, wait: float, kind: str, body: dict[str, Any]) -> None:
+    due = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, wait)
+    task.status, task.rings = "ready", 0
+    task.due_at = task.ring_at = due  # type: ignore[assignment]
+    append(session, row, kind, {"key": task.key, "attempt": task.attempt, **body})
+
+
+def _is_over(since: datetime | None, now: datetime, settings: Settings) -> bool:
+    return since is not None and now - since > settings.grace
