@@ -53,8 +53,13 @@ class Artifacts:
 
     def paths(self, prefix: str) -> list[str]:
         """All paths below the folder `prefix`, sorted."""
-        batches = self._call(obstore.list, prefix.rstrip("/") + "/")
-        return sorted(entry["path"] for batch in batches for entry in batch)
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The size in bytes of all that is below the folder `prefix`, by path, sorted. Without a prefix: of everything."""
+        folder = prefix.rstrip("/") + "/" if prefix else None
+        found = self._call(lambda store: [(e["path"], e["size"]) for batch in obstore.list(store, folder) for e in batch])
+        return dict(sorted(found))
 
     def delete(self, path: str) -> None:
         """Delete what is at `path`; no error if there is nothing."""

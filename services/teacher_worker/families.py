@@ -1,0 +1,104 @@
+"""Near-duplicates: which texts are so much alike that they must not be on both sides of a split.
+
+datasketch computes the MinHash signatures. The search for equal bands is done by sorting files of band keys, not by
+its in-memory index: that would hold some 5 kB a text, here it is 8 bytes at a time, whatever the source weighs.
+"""
+
+import hashlib
+import re
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from numpy.typing import NDArray
+
+PERMUTATIONS = 128
+SHINGLE = 5  # tokens
+SLACK = 0.05  # the estimate of a similarity errs by about 0.03 with 128 permutations; rather too alike than not enough
+SCHEME = "affine32"
+
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def tokens(text: str) -> list[str]:
+    """The tokens of C-like text without its comments: what makes two texts the same, whatever their layout."""
+    return TOKEN.findall(COMMENT.sub(" ", text))
+
+
+def md5(words: list[str]) -> bytes:
+    return hashlib.md5("\x1f".join(words).encode(), usedforsecurity=False).digest()
+
+
+class Families:
+    """Numbers texts from 0 as they are added. Similarity: Jaccard, over shingles of five tokens."""
+
+    def __init__(self, folder: Path, threshold: float) -> None:
+        lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+        self.threshold = threshold
+        self.count = 0
+        self._rows = lsh.r
+        self._permutations = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME).permutations
+        self._signatures = (folder / "signatures").open("w+b")
+        self._bands = [(folder / f"band-{i}").open("w+b") for i in range(lsh.b)]
+
+    def add(self, words: list[str]) -> int:
+        signature = self._signature(words)
+        self._signatures.write(signature.tobytes())
+        for i, band in enumerate(self._bands):
+            key = hashlib.blake2b(signature[i * self._rows : (i + 1) * self._rows].tobytes(), digest_size=8)
+            band.write(key.digest())
+        self.count += 1
+        return self.count - 1
+
+    def firsts(self) -> NDArray[np.int64]:
+        """For each text the number of the first text of its family."""
+        parents = np.arange(self.count)
+        if not self.count:
+            return parents
+        for file in (self._signatures, *self._bands):
+            file.flush()
+        signatures = np.memmap(self._signatures.name, np.uint32, "r", shape=(self.count, PERMUTATIONS))
+        for band in self._bands:
+            keys = np.fromfile(band.name, np.uint64)
+            order = np.argsort(keys, kind="stable")
+            same = keys[order[1:]] == keys[order[:-1]]
+            starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(self.count), 0))
+            for place in np.flatnonzero(same) + 1:
+                one = order[place]
+                for other in {order[place - 1], order[starts[place]]}:
+                    if _root(parents, one) != _root(parents, other) and self._alike(signatures[one], signatures[other]):
+                        _join(parents, one, other)
+        return np.array([_root(parents, i) for i in range(self.count)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in (self._signatures, *self._bands):
+            file.close()
+
+    def _signature(self, words: list[str]) -> NDArray[np.uint32]:
+        shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
+        signature = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME, hashfunc=zlib.crc32, permutations=self._permutations)
+        signature.update_batch([shingle.encode() for shingle in shingles])
+        return np.asarray(signature.hashvalues, np.uint32)
+
+    def _alike(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
+        return float(np.mean(one == other)) >= self.threshold - SLACK
+
+
+def _root(parents: NDArray[np.int64], number: int) -> int:
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = parents[number]
+    return int(number)
+
+
+def _join(parents: NDArray[np.int64], one: int, other: int) -> None:
+    """The smaller number stays the root, so that a family is named by its first text."""
+    low, high = sorted((_root(parents, one), _root(parents, other)))
+    parents[high] = low
