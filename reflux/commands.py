@@ -244,28 +244,27 @@ def kind_of(key: str) -> str:
 
 def whereabouts(key: str) -> tuple[Stage, int | None]:
     """The stage whose command `key` names, and its epoch if the stage comes once an epoch. ValueError if no command has it."""
-    kind, *rest = key.split("-")
-    match kind:
-        case "preflight":
+    match key.split("-"):
+        case ["preflight"]:
             return Stage.VALIDATING, None
-        case "provision":
+        case ["provision"]:
             return Stage.PROVISIONING, None
-        case "prepare":
+        case ["prepare"]:
             return Stage.PREPARING, None
-        case "teach":
+        case ["teach", _]:
             return Stage.TEACHING, None
-        case "train":
-            return Stage.TRAINING, int(rest[0])
-        case "run_job":
+        case ["train", epoch]:
+            return Stage.TRAINING, int(epoch)
+        case ["run_job"]:
             return Stage.TRAINING, 1
-        case "generate" | "score" if rest[1] in ("base", "best"):
-            return Stage.EVALUATING, int(rest[0])
-        case "generate" | "score" | "correct" | "judge":
-            return Stage.REFINING, int(rest[0])
-        case "compare":
+        case ["generate" | "score", epoch, "base" | "best", *_]:
+            return Stage.EVALUATING, int(epoch)
+        case ["generate" | "score" | "correct" | "judge", epoch, _, *_]:
+            return Stage.REFINING, int(epoch)
+        case ["compare"]:
             return Stage.EVALUATING, None
-        case "export_model" | "deliver":
+        case ["export_model" | "deliver"]:
             return Stage.EXPORTING, None
-        case "clean_up":
+        case ["clean_up"]:
             return Stage.CLEANING_UP, None
     raise ValueError(f"no command has the key {key}")

@@ -18,7 +18,7 @@ class Decision:
 def check(epochs: tuple[EpochMetrics, ...], refining: Refining) -> Decision:
     """Whether the loop stops after the last of `epochs`."""
     at_threshold = _last_in_a_row(epochs, lambda e: e.practice.overall >= refining.target_score)
-    low_rate = _last_in_a_row(epochs, lambda e: e.correction_rate < refining.min_correction_rate)
+    low_rate = _last_in_a_row(epochs, lambda e: e.practice.count > 0 and e.correction_rate < refining.min_correction_rate)
     if at_threshold >= refining.patience:
         return Decision("quality threshold met", converged=True)
     if low_rate >= refining.patience:

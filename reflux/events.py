@@ -215,3 +215,21 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 EventAdapter: TypeAdapter[Event] = TypeAdapter(Event)
+
+# The fact that says that a command of this kind is done
+ANSWERS: dict[str, type[Answering]] = {
+    "preflight": PreflightPassed,
+    "provision": MachineProvisioned,
+    "prepare": DatasetPrepared,
+    "teach": PromptsTaught,
+    "train": AdapterTrained,
+    "run_job": JobFinished,
+    "generate": AnswersGenerated,
+    "score": ChunkScored,
+    "correct": CorrectionsWritten,
+    "judge": CorrectionsJudged,
+    "compare": ModelsCompared,
+    "export_model": ModelExported,
+    "deliver": ResultsDelivered,
+    "clean_up": CleanedUp,
+}

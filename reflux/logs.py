@@ -5,16 +5,22 @@ import os
 import sys
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 
 def set_up(service: str) -> None:
     """Call once, at the start of a process. REFLUX_LOG_FORMAT=console prints for people."""
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+
+    def name_service(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {"service": service, **event}
+
+    renderer: Processor = structlog.processors.JSONRenderer()
     if os.environ.get("REFLUX_LOG_FORMAT") == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            name_service,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
@@ -23,5 +29,4 @@ def set_up(service: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

@@ -42,6 +42,7 @@ from reflux.commands import (
 )
 from reflux.errors import Failure, failure
 from reflux.events import (
+    ANSWERS,
     AbortRequested,
     AdapterTrained,
     Answering,
@@ -113,12 +114,27 @@ def is_stale(run: Run, event: Event) -> bool:
             return run.stage in (Stage.EXPORTING, *ENDING) or run.stopping in ("abort", "failure", "limit")
         case CleanupOverdue():
             return run.stage != Stage.CLEANING_UP
+    if not _can_answer(event.key, event):
+        raise Impossible(f"{event.type} does not answer {event.key}")
     if event.key in run.open:
         return False
-    stage, epoch = whereabouts(event.key)
+    try:
+        stage, epoch = whereabouts(event.key)
+    except ValueError as unknown:
+        raise Impossible(str(unknown)) from unknown
     if (run.epoch if epoch is None else epoch, stage.order) <= (run.epoch, run.stage.order):
         return True
     raise Impossible(f"{event.type} for {event.key} in {run.stage}, epoch {run.epoch}")
+
+
+def _can_answer(key: str, event: Event) -> bool:
+    kind = kind_of(key)
+    match event:
+        case TaskFailed() | TaskStopped():
+            return kind in ANSWERS
+        case ChunkGenerated():
+            return kind == "generate"
+    return type(event) is ANSWERS.get(kind)
 
 
 def _follow(run: Run, before: Run, event: Event) -> Step:
@@ -163,7 +179,7 @@ def _follow(run: Run, before: Run, event: Event) -> Step:
         case ((Stage.REFINING | Stage.EVALUATING), AnswersGenerated(chunks=chunks)):
             return _or_onward(*_score(run, chunks))
         case ((Stage.REFINING | Stage.EVALUATING), ChunkScored()):
-            return _or_onward(*_correct(run, event))
+            return _or_onward(*_correct(run, before, event))
         case Stage.REFINING, CorrectionsWritten():
             return _or_onward(*_judge(run, before, event))
         case Stage.REFINING, CorrectionsJudged():
@@ -175,11 +191,11 @@ def _follow(run: Run, before: Run, event: Event) -> Step:
         case Stage.EVALUATING, ModelsCompared(comparison=comparison):
             return _export(run.but(comparison=comparison))
         case Stage.EVALUATING, TaskFailed(failure=why):
-            return _export(run.but(open={}).warned(f"The test prompts were not evaluated: {why}"))
+            return _without_comparison(run, why)
         case Stage.EXPORTING, ModelExported(path=path):
             return _deliver(run.but(model_path=path), path)
         case Stage.EXPORTING, ResultsDelivered():
-            return _clean_up(run, "failed" if run.error else "succeeded")
+            return (run, ()) if run.ending else _clean_up(run, "failed" if run.error else "succeeded")
         case Stage.CLEANING_UP, CleanedUp(manual_action_required=manual):
             return _end(run.but(manual_action_required=manual))
         case Stage.CLEANING_UP, (TaskFailed() | CleanupOverdue()):
@@ -228,7 +244,7 @@ def _taught(run: Run, event: PromptsTaught) -> Step:
 
 
 def _after_teaching(run: Run) -> Step:
-    if run.open or run.ending:
+    if run.open or run.parked or run.ending:
         return run, ()
     if run.taught == 0 and run.spec.teaching.required:
         return _fail(run, run.teaching_failure or failure("teaching_failed", "The teacher answered none of the prompts"))
@@ -295,9 +311,11 @@ def _score(run: Run, chunks: Sequence[Chunk]) -> Step:
     return run, [Score(stage=run.stage, epoch=run.epoch, chunk=chunk) for chunk in new]
 
 
-def _correct(run: Run, event: ChunkScored) -> Step:
-    chunk = run.chunks[event.chunk].chunk
-    run = run.but(chunks=run.chunks | {event.chunk: ScoredChunk(chunk=chunk, scored=event)})
+def _correct(run: Run, before: Run, event: ChunkScored) -> Step:
+    asked = before.open[event.key]
+    assert isinstance(asked, Score)
+    chunk = asked.chunk
+    run = run.but(chunks=run.chunks | {chunk.name: ScoredChunk(chunk=chunk, scored=event)})
     if chunk.set != "practice" or not event.poor or not run.corrects or not run.corrects_at_once:
         return run, ()
     return run, [
@@ -334,7 +352,7 @@ def _admit(run: Run, before: Run, event: CorrectionsJudged) -> Step:
     last_ask = judged.ask == 2
     run = run.but(
         admitted=run.admitted + event.admitted,
-        refused=run.refused + (event.refused if last_ask else 0),
+        refused=run.refused - event.admitted if last_ask else run.refused + event.refused,
         corrections_paths=tuple(sorted((*run.corrections_paths, event.path))) if event.admitted else run.corrections_paths,
     )
     if last_ask or not event.refused:
@@ -357,7 +375,7 @@ def _without(run: Run, before: Run, key: str, why: Failure) -> Step:
 
 def _or_onward(run: Run, commands: Sequence[Command]) -> Step:
     """Once nothing is open any more: the corrections that had to wait, the next epoch, or what comes after."""
-    if run.open or commands or run.ending:
+    if run.open or run.parked or commands or run.ending:
         return run, commands
     if run.stage == Stage.EVALUATING:
         return _compare(run)
@@ -424,6 +442,11 @@ def _compare(run: Run) -> Step:
         return tuple(c.scored.path for _, c in sorted(run.chunks.items()) if c.scored and c.chunk.model == model)
 
     return run, [Compare(stage=Stage.EVALUATING, epoch=run.epoch, base_paths=paths("base"), best_paths=paths("best"))]
+
+
+def _without_comparison(run: Run, why: Failure) -> Step:
+    run = run.warned(f"The test prompts were not evaluated: {why}")
+    return (run, ()) if run.ending else _export(run.but(open={}, parked=()))
 
 
 def _export(run: Run) -> Step:

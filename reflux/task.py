@@ -12,7 +12,7 @@ from reflux.errors import Stopped
 from reflux.spec import RunSpec
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """A handler works with this alone; it needs no server, so a handler can be called by hand.
 

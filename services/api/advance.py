@@ -61,15 +61,15 @@ def append(session: Session, row: RunRow, kind: str, body: dict[str, Any]) -> No
 def _save(row: RunRow, run: Run) -> None:
     now: ColumnElement[Any] = func.now()
     if row.stage != run.stage:
-        row.stage, row.stage_since = run.stage.value, now  # type: ignore[assignment]
+        row.stage, row.stage_since = run.stage.value, now
         if row.started_at is None:
-            row.started_at = now  # type: ignore[assignment]
-            row.deadline_at = now + run.spec.limits.max_runtime  # type: ignore[assignment]
+            row.started_at = now
+            row.deadline_at = now + run.spec.limits.max_runtime
     if row.stopping != run.stopping:
         row.stopping = run.stopping
-        row.stopping_since = now if run.stopping else None  # type: ignore[assignment]
+        row.stopping_since = now if run.stopping else None
     if run.stage.terminal and row.ended_at is None:
-        row.ended_at = now  # type: ignore[assignment]
+        row.ended_at = now
     row.status = run.status
     row.state = run.model_dump(mode="json")
 
@@ -119,5 +119,5 @@ def _withdraw(session: Session, row: RunRow, run: Run) -> list[Event]:
     not_begun = session.scalars(select(TaskRow).where(TaskRow.run_id == row.id, TaskRow.status == "ready")).all()
     for task in not_begun:
         task.status = "stopped"
-        task.ended_at = func.now()  # type: ignore[assignment]
+        task.ended_at = func.now()
     return [TaskStopped(key=task.key, forced=True) for task in not_begun]

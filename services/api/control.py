@@ -68,7 +68,7 @@ def until(stopping: threading.Event, what: str, work: Callable[[], None]) -> Non
             stopping.wait(1)
 
 
-def listen(stopping: threading.Event, settings: Settings, engine: Engine, doorbell: threading.Event) -> None:
+def listen(stopping: threading.Event, _settings: Settings, engine: Engine, doorbell: threading.Event) -> None:
     """Wake the others at every change of a run."""
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     while not stopping.is_set():
@@ -100,7 +100,7 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
                     ring(app, task_id=task.id, run_id=task.run_id, kind=task.kind)
                     task.rings += 1
                     wait = min(settings.ring_again * 2 ** min(task.rings - 1, 10), RING_CAP)
-                    task.ring_at = func.now() + wait  # type: ignore[assignment]
+                    task.ring_at = func.now() + wait
         except DBAPIError as error:
             log.warning("database_away", during="ring", error=str(error.orig)[:200])
             stopping.wait(1)
@@ -144,10 +144,8 @@ def watch_all(stopping: threading.Event, settings: Settings, engine: Engine, _: 
             try:
                 with Session(engine) as session, session.begin():
                     now = session.scalar(select(func.now()))
-                    if gap > 5 or not _can_hear(api):
-                        hearing_since = None
-                    else:
-                        hearing_since = hearing_since or now
+                    blind = gap > 5 or not _can_hear(api)
+                    hearing_since = None if blind else hearing_since or now
                     watch(session, settings, hearing_since)
             except DBAPIError as error:
                 hearing_since = None

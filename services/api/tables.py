@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, func
+from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -18,8 +18,8 @@ class RunRow(Base):
     __tablename__ = "runs"
     __table_args__ = (
         Index("runs_newest", "created_at", "id"),
-        Index("runs_unfinished", "status", postgresql_where="ended_at is null"),
-        Index("runs_unprojected", "id", postgresql_where="projected_seq < seq"),
+        Index("runs_unfinished", "status", postgresql_where=text("ended_at is null")),
+        Index("runs_unprojected", "id", postgresql_where=text("projected_seq < seq")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -63,8 +63,8 @@ class TaskRow(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("run_id", "key", name="tasks_once"),
-        Index("tasks_ready", "due_at", postgresql_where="status = 'ready'"),
-        Index("tasks_claimed", "heard_at", postgresql_where="status = 'claimed'"),
+        Index("tasks_ready", "due_at", postgresql_where=text("status = 'ready'")),
+        Index("tasks_claimed", "heard_at", postgresql_where=text("status = 'claimed'")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)

@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter
-from reflux.errors import ErrorClass, Failure, failure, next_wait
-from reflux.errors import POLICIES
+from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
 from reflux.events import ChunkGenerated, Event, TaskFailed, TaskStopped
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration
 from reflux.queues import service
@@ -48,7 +47,7 @@ def register(session: Session, body: Registration) -> None:
         session.add(row)
     reborn = row.incarnation is not None and row.incarnation != body.incarnation
     row.service, row.incarnation, row.capabilities = body.service, body.incarnation, body.capabilities
-    row.registered_at = row.seen_at = func.now()  # type: ignore[assignment]
+    row.registered_at = row.seen_at = func.now()
     if reborn:
         held = select(TaskRow.id).where(
             TaskRow.worker == body.name, TaskRow.incarnation != body.incarnation, TaskRow.status == "claimed"
@@ -98,7 +97,7 @@ def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> Beat
         row, task = _lock(session, task_id) or (None, task)
     if task.status != "claimed" or task.attempt != body.attempt:
         return BeatAnswer(answer="lost", why=f"attempt {body.attempt} was given up; the task is {task.status}")
-    task.heard_at = func.now()  # type: ignore[assignment]
+    task.heard_at = func.now()
     session.execute(update(WorkerRow).where(WorkerRow.name == task.worker).values(seen_at=func.now()))
     _note(session, task, body)
     if row is not None:
@@ -126,7 +125,7 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
     if task.key not in Run.model_validate(row.state).open:
         return Accepted(accepted=False, why=f"the run does not wait for it; the task is {task.status}")
     task.status, task.accepted_attempt = "done", attempt
-    task.ended_at = func.now()  # type: ignore[assignment]
+    task.ended_at = func.now()
     task.orphaned_at = None
     session.flush()
     advance(session, row, event)
@@ -151,13 +150,13 @@ def stopped(session: Session, task_id: int, attempt: int, *, handed_back: bool) 
     if row.stopping:
         stop(session, row, task, forced=False)
     else:
-        _ready_again(session, row, task, 0.0, "task_handed_back" if handed_back else "task_stopped_unasked", {})
+        _ready_again(session, row, task, 0.0, "task_handed_back" if handed_back else "task_stopped_unasked")
     return Accepted(accepted=True)
 
 
 def stop(session: Session, row: RunRow, task: TaskRow, *, forced: bool) -> None:
     task.status = "stopped"
-    task.ended_at = func.now()  # type: ignore[assignment]
+    task.ended_at = func.now()
     session.flush()
     advance(session, row, TaskStopped(key=task.key, forced=forced))
 
@@ -169,7 +168,7 @@ def orphan(session: Session, task_id: int, why: str) -> None:
         return
     row, task = locked
     log.warning("task_orphaned", run_id=row.id, task=task.key, attempt=task.attempt, why=why)
-    task.orphaned_at = func.now()  # type: ignore[assignment]
+    task.orphaned_at = func.now()
     if row.stopping:
         stop(session, row, task, forced=True)
         return
@@ -194,7 +193,7 @@ def _note(session: Session, task: TaskRow, body: Beat) -> None:
         new = body.progress.model_dump(mode="json")
         if new != task.progress:
             task.progress = new
-            task.progress_at = func.now()  # type: ignore[assignment]
+            task.progress_at = func.now()
             task.barren = 0
             task.orphaned_at = None
     for point in body.metrics:
@@ -219,18 +218,18 @@ def _fail(session: Session, row: RunRow, task: TaskRow, why: Failure) -> None:
         wait = next_wait(why.code, task.failures)
     task.error = why.model_dump(mode="json")
     if wait is not None and why.error_class != ErrorClass.TERMINAL:
-        _ready_again(session, row, task, wait, "task_retried", {"failure": task.error, "wait_seconds": wait})
+        _ready_again(session, row, task, wait, "task_retried", failure=task.error, wait_seconds=wait)
         return
     task.status = "failed"
-    task.ended_at = func.now()  # type: ignore[assignment]
+    task.ended_at = func.now()
     session.flush()
     advance(session, row, TaskFailed(key=task.key, failure=why))
 
 
-def _ready_again(session: Session, row: RunRow, task: TaskRow, wait: float, kind: str, body: dict[str, Any]) -> None:
+def _ready_again(session: Session, row: RunRow, task: TaskRow, wait: float, kind: str, **body: Any) -> None:
     due = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, wait)
     task.status, task.rings = "ready", 0
-    task.due_at = task.ring_at = due  # type: ignore[assignment]
+    task.due_at = task.ring_at = due
     append(session, row, kind, {"key": task.key, "attempt": task.attempt, **body})
 
 

@@ -1,0 +1,113 @@
+"""What the API answers: a run, its events, tasks and workers as a user sees them. Served by the API, read by the client."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from reflux.errors import Failure
+from reflux.spec import FieldProblem
+from reflux.summary import Comparison, EpochMetrics, Usage
+
+Health = Literal["ok", "recovering", "orphaned"]
+
+
+class ProgressView(BaseModel):
+    """`eta_seconds` is None until there is enough to go by."""
+
+    percent: float
+    eta_seconds: float | None = None
+    doing: str = ""
+    updated_at: datetime | None = None
+
+
+class TaskView(BaseModel):
+    key: str
+    kind: str
+    stage: str
+    epoch: int
+    status: str
+    attempt: int
+    worker: str | None = None
+    progress: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    due_at: datetime | None = None
+    claimed_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class RunView(BaseModel):
+    id: str
+    name: str
+    recipe: str
+    status: str
+    stage: str
+    outcome: str | None = None
+    health: Health = "ok"
+    epoch: int
+    max_epochs: int
+    progress: ProgressView
+    counts: dict[str, int] = Field(default_factory=dict)
+    epochs: list[EpochMetrics] = Field(default_factory=list)
+    best_epoch: int | None = None
+    comparison: Comparison | None = None
+    usage: Usage = Usage()
+    reason: str = ""
+    partial: bool = False
+    error: Failure | None = None
+    warnings: list[str] = Field(default_factory=list)
+    manual_action_required: bool = False
+    artifacts_url: str = ""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    last_event: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    spec: dict[str, Any] | None = None
+    tasks: list[TaskView] | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.outcome is not None and self.ended_at is not None
+
+
+class RunList(BaseModel):
+    data: list[RunView]
+    has_more: bool
+
+
+class EventView(BaseModel):
+    """`seq` counts a run's events without gaps; `status` is the run's after the event."""
+
+    seq: int
+    type: str
+    status: str
+    at: datetime
+    body: dict[str, Any]
+
+
+class EventList(BaseModel):
+    data: list[EventView]
+    has_more: bool
+
+
+class WorkerView(BaseModel):
+    name: str
+    service: str
+    alive: bool
+    capabilities: dict[str, Any]
+    registered_at: datetime
+    seen_at: datetime
+    doing: list[str] = Field(default_factory=list)
+
+
+class Problem(BaseModel):
+    """RFC 9457, with what to do: `hint`, and for each wrong field its path, message and hint."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str = ""
+    errors: list[FieldProblem] = Field(default_factory=list)

@@ -1,0 +1,228 @@
+"""The worker's half of the task protocol: hear a ring, claim, beat while a handler works, report once.
+
+    main("evaluator", HANDLERS, capabilities)
+
+A handler takes a Task and returns the fact that answers its command, or raises. Everything else is here.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import structlog
+from celery import Celery
+from celery.signals import worker_shutting_down
+from pydantic import BaseModel
+
+from reflux import logs
+from reflux.artifacts import Artifacts
+from reflux.errors import RefluxError, Stopped, failure
+from reflux.events import Event
+from reflux.protocol import Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
+from reflux.queues import ROUTES, kinds, make_app
+from reflux.task import Task
+
+log = structlog.get_logger()
+
+Handler = Callable[[Task], Event]
+SHUTDOWN = "shutdown"
+
+
+class Api:
+    """HTTP to the API, tried until it answers. A 4xx is a defect, and raises."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+
+    def post(self, path: str, body: BaseModel | dict[str, Any]) -> Any:
+        payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+        wait = 0.2
+        while True:
+            try:
+                return self.once(path, payload)
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                    raise
+                log.warning("api_away", path=path, error=str(error)[:200])
+                time.sleep(wait)
+                wait = min(wait * 2, 5.0)
+
+    def once(self, path: str, payload: dict[str, Any], timeout: float = 15) -> Any:
+        response = self.http.post(path, json=payload, timeout=timeout)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def workers(self) -> list[dict[str, Any]]:
+        response = self.http.get("/v1/workers")
+        response.raise_for_status()
+        return list(response.json())
+
+
+class Worker:
+    """One worker slot: its name outlives restarts, its incarnation does not."""
+
+    def __init__(self, service: str, handlers: dict[str, Handler], api: Api, artifacts_url: str, name: str) -> None:
+        self.service = service
+        self.handlers = handlers
+        self.api = api
+        self.artifacts_url = artifacts_url
+        self.name = name
+        self.incarnation = secrets.token_hex(8)
+        self.in_hand: set[Task] = set()
+        self.shutting_down = False
+
+    def register(self, capabilities: dict[str, Any]) -> None:
+        body = Registration(name=self.name, service=self.service, incarnation=self.incarnation, capabilities=capabilities)
+        self.api.post("/v1/workers", body)
+        log.info("registered", worker=self.name, capabilities=capabilities)
+
+    def hear(self, task_id: int) -> None:
+        """Answer a ring: do the task, if there is anything to do."""
+        if self.shutting_down:
+            return
+        claimed = self.api.post(f"/v1/tasks/{task_id}/claim", Claim(worker=self.name, incarnation=self.incarnation))
+        if claimed is not None:
+            self.carry_out(Assignment.model_validate(claimed))
+
+    def carry_out(self, assignment: Assignment) -> None:
+        command = assignment.command
+        task = Task(
+            run_id=assignment.run_id,
+            command=command,
+            spec=assignment.spec,
+            artifacts=Artifacts(self.artifacts_url),
+            task_id=assignment.task_id,
+            attempt=assignment.attempt,
+            workers=self.api.workers,
+        )
+        context = {"run_id": task.run_id, "task": command.key, "attempt": task.attempt, "epoch": command.epoch}
+        with structlog.contextvars.bound_contextvars(stage=command.stage.value, **context):
+            log.info("task_begun")
+            started = time.monotonic()
+            self.in_hand.add(task)
+            over = threading.Event()
+            beating = threading.Thread(
+                target=self._beat, args=(task, assignment.beat_seconds, over), name=f"beat-{command.key}", daemon=True
+            )
+            beating.start()
+            try:
+                path, body = self._work(task, started)
+            finally:
+                over.set()
+                task.news.set()
+                beating.join()
+                self.in_hand.discard(task)
+            self._report(task, path, body)
+
+    def shut_down(self) -> None:
+        """Let the work in hand stop at its next safe point, and give it back."""
+        self.shutting_down = True
+        for task in list(self.in_hand):
+            task.stop = task.stop or SHUTDOWN
+
+    def _work(self, task: Task, started: float) -> tuple[str, BaseModel]:
+        """Run the handler; what to tell the API, and where."""
+        try:
+            event = self.handlers[task.command.kind](task)
+            event = event.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+            return "complete", Completion(attempt=task.attempt, event=event)
+        except Stopped as stop:
+            return "stopped", Stopping(attempt=task.attempt, handed_back=stop.why == SHUTDOWN)
+        except RefluxError as error:
+            log.warning("task_failed", code=error.code, message=error.message)
+            return "fail", Failing(attempt=task.attempt, failure=error.failure(log=f"{self.name}'s log"))
+        except Exception as error:  # the border of the worker: a defect must not lose the task
+            log.exception("task_broke")
+            why = failure("internal", f"{type(error).__name__}: {error}"[:500], log=f"{self.name}'s log")
+            return "fail", Failing(attempt=task.attempt, failure=why)
+
+    def _report(self, task: Task, path: str, body: BaseModel) -> None:
+        if task.stop == "lost":
+            log.warning("attempt_lost")
+            if path != "complete":  # a success counts from any attempt
+                return
+        rest = task.drain() | {"chunks": []}
+        if rest["metrics"] or rest["logs"]:
+            self._try_beat(task, rest)
+        answer = Accepted.model_validate(self.api.post(f"/v1/tasks/{task.task_id}/{path}", body))
+        log.info("task_reported", how=path, accepted=answer.accepted, why=answer.why)
+
+    def _beat(self, task: Task, every: float, over: threading.Event) -> None:
+        """Tell how it goes every `every` seconds, or at once when there is news; take the answer."""
+        while not over.is_set():
+            task.news.wait(every)
+            if over.is_set():
+                return
+            report = task.drain()
+            answer = self._try_beat(task, report)
+            if answer is None:
+                task.put_back(report)
+                over.wait(1)
+            elif answer.answer == "lost":
+                task.stop, task.kill = "lost", True
+            elif answer.answer == "stop":
+                task.stop, task.kill = task.stop or answer.why, answer.kill
+
+    def _try_beat(self, task: Task, report: dict[str, Any]) -> BeatAnswer | None:
+        """None: the API could not be heard; the work goes on meanwhile."""
+        try:
+            answer = self.api.once(f"/v1/tasks/{task.task_id}/beat", {"attempt": task.attempt, **report}, timeout=10)
+        except httpx.HTTPError as error:
+            log.warning("beat_unheard", error=str(error)[:200])
+            return None
+        return BeatAnswer.model_validate(answer)
+
+
+def main(
+    service: str, handlers: dict[str, Handler], capabilities: Callable[[], dict[str, Any]], *, concurrency: int | None = None
+) -> None:
+    """Run a worker process until it is told to stop. Settings come from the environment (REFLUX_…)."""
+    logs.set_up(service)
+    missing = set(handlers) - set(kinds(service))
+    if missing:
+        raise ValueError(f"{service} has handlers for {missing}, which are not routed to it")
+    name = os.environ.get("REFLUX_WORKER_NAME") or f"{service}@{socket.gethostname()}-{secrets.token_hex(3)}"
+    api = Api(os.environ["REFLUX_API_URL"], _secret("REFLUX_WORKER_KEY"))
+    worker = Worker(service, handlers, api, os.environ["REFLUX_ARTIFACTS_URL"], name)
+    worker.register(capabilities())
+    app = make_app(_secret("REFLUX_BROKER_URL"), service)
+    _connect(app, worker, service)
+    threads = concurrency or int(os.environ.get("REFLUX_CONCURRENCY", "2"))
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={threads}",
+            f"--queues={service}",
+            f"--hostname={name}",
+            "--loglevel=WARNING",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+def _connect(app: Celery, worker: Worker, service: str) -> None:
+    for kind in kinds(service):
+
+        def hear(task_id: int, **_: str) -> None:
+            worker.hear(task_id)
+
+        app.task(hear, name=ROUTES[kind], ignore_result=True)
+
+    worker_shutting_down.connect(lambda **_: worker.shut_down(), weak=False)
+
+
+def _secret(name: str) -> str:
+    """A secret from the environment, or from the file that NAME_FILE names."""
+    file = os.environ.get(f"{name}_FILE")
+    if file:
+        with open(file) as opened:
+            return opened.read().strip()
+    return os.environ[name]

@@ -1,0 +1,51 @@
+"""The control service's HTTP app: `uvicorn --factory services.api.app:make_app`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from reflux import __version__, logs
+from services.api import problems
+from services.api.auth import bootstrap
+from services.api.database import make_engine, migrate
+from services.api.routes import runs, system, tasks
+from services.api.settings import Settings
+
+
+def make_app() -> FastAPI:
+    logs.set_up("api")
+    settings = Settings()
+    app = FastAPI(title="Reflux", version=__version__, lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.engine = make_engine(settings.database_url.get_secret_value())
+    problems.install(app)
+    for router in (runs.router, tasks.router, system.router):
+        app.include_router(router)
+
+    @app.middleware("http")
+    async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > settings.max_body_bytes:
+            return problems.answer(
+                problems.ProblemError(413, "too_large", f"A body may have {settings.max_body_bytes} bytes.", "Send less.")
+            )
+        return await call_next(request)
+
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    await run_in_threadpool(_make_ready, app)
+    yield
+    app.state.engine.dispose()
+
+
+def _make_ready(app: FastAPI) -> None:
+    migrate(app.state.engine)
+    with Session(app.state.engine) as session:
+        bootstrap(session, app.state.settings)
+        session.commit()

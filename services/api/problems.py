@@ -1,0 +1,72 @@
+"""Errors as application/problem+json (RFC 9457): what happened, and what to do. Never a 500 for bad input."""
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from reflux.spec import FieldProblem
+from reflux.views import Problem
+
+log = structlog.get_logger()
+
+TITLES = {
+    400: "Bad request",
+    401: "Not signed in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "No such method here",
+    409: "Conflict",
+    413: "Too large",
+    422: "Malformed",
+    429: "Too many requests",
+    503: "Not ready",
+}
+
+
+class ProblemError(Exception):
+    """An answer other than success, with what to do about it."""
+
+    def __init__(self, status: int, code: str, detail: str, hint: str = "", errors: list[FieldProblem] | None = None) -> None:
+        super().__init__(detail)
+        self.problem = Problem(
+            title=TITLES.get(status, "Error"), status=status, detail=detail, code=code, hint=hint, errors=errors or []
+        )
+
+
+def answer(error: ProblemError, headers: dict[str, str] | None = None) -> JSONResponse:
+    problem = error.problem
+    return JSONResponse(
+        problem.model_dump(mode="json"), status_code=problem.status, media_type="application/problem+json", headers=headers
+    )
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(ProblemError)
+    def _problem(_: Request, error: ProblemError) -> JSONResponse:
+        headers = {"WWW-Authenticate": "Bearer"} if error.problem.status == 401 else None
+        return answer(error, headers)
+
+    @app.exception_handler(RequestValidationError)
+    def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        fields = [
+            FieldProblem(field=".".join(str(p) for p in e["loc"] if p != "body"), message=e["msg"], hint="See /docs.")
+            for e in error.errors()
+        ]
+        return answer(ProblemError(422, "malformed", "The request does not have the form that this call takes.", errors=fields))
+
+    @app.exception_handler(HTTPException)
+    def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(ProblemError(error.status_code, "http_error", str(error.detail), "GET /docs lists the calls."))
+
+    @app.exception_handler(DBAPIError)
+    @app.exception_handler(PoolTimeout)
+    def _database(request: Request, error: Exception) -> JSONResponse:
+        log.warning("database_away", path=request.url.path, error=str(error)[:200])
+        return answer(
+            ProblemError(503, "database_away", "The database can't be reached.", "Nothing is lost; try again in a moment."),
+            {"Retry-After": "1"},
+        )

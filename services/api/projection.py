@@ -1,0 +1,114 @@
+"""The JSON files of a run, drawn from Postgres: system-state, spec, training, training_summary. One writer, atomic puts."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from reflux.artifacts import Artifacts, run_folder
+from reflux.run import Run, summary
+from services.api.tables import EventRow, RunRow, TaskRow
+
+# The names that users of the first pipelines know, beside ours.
+CANONICAL = {
+    "queued": "initialization",
+    "validating": "initialization",
+    "provisioning": "initialization",
+    "preparing": "data_sync",
+    "teaching": "data_sync",
+    "training": "training",
+    "refining": "training",
+    "evaluating": "training",
+    "exporting": "results_sync",
+    "cleaning_up": "cleanup",
+    "succeeded": "finished",
+    "failed": "failed",
+    "aborted": "killed",
+}
+PHASES = {
+    "preflight": ("validating",),
+    "data_sync": ("preparing", "teaching"),
+    "training": ("training", "refining", "evaluating"),
+    "results_sync": ("exporting",),
+}
+
+
+def project_next(session: Session, artifacts: Artifacts) -> None:
+    """Write the files of every run that has moved since they were written."""
+    moved = (
+        select(RunRow)
+        .where(RunRow.projected_seq < RunRow.seq)
+        .order_by(RunRow.id)
+        .limit(20)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    for row in session.scalars(moved).all():
+        folder = run_folder(row.id)
+        run = Run.model_validate(row.state)
+        if row.projected_seq < 0:
+            artifacts.put_json(f"{folder}/spec.json", run.spec)
+        artifacts.put_json(f"{folder}/training.json", _training(session, row, run))
+        artifacts.put_json(f"{folder}/training_summary.json", summary(run))
+        artifacts.put_json(f"{folder}/system-state.json", _system_state(session, row, run))
+        row.projected_seq = row.seq
+
+
+def _system_state(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
+    return {
+        "run_id": row.id,
+        "status": row.status,
+        "canonical_status": CANONICAL[row.stage],
+        "current_step": row.stage,
+        "outcome": run.outcome,
+        "epoch": run.epoch,
+        "sequence": row.seq,
+        "instance_id": run.resource_ids[0] if run.resource_ids else None,
+        "timestamps": {stage: _iso(at) for stage, at in _first_times(session, row).items()},
+        "training_config": {"student": run.spec.student.model, "recipe": run.spec.recipe, "name": run.spec.name},
+        "error_message": str(run.error) if run.error else None,
+    }
+
+
+def _training(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
+    """Phases in the canonical form; a phase's seconds are those that its tasks worked."""
+    tasks = session.scalars(select(TaskRow).where(TaskRow.run_id == row.id)).all()
+    phases = {}
+    for phase, stages in PHASES.items():
+        ours = [task for task in tasks if task.stage in stages]
+        if not ours:
+            continue
+        failed = [task for task in ours if task.status == "failed"]
+        phases[phase] = {
+            "status": "fail" if failed else "pass" if all(t.status == "done" for t in ours) else "running",
+            "duration_seconds": round(sum(_seconds(task) for task in ours), 1),
+            "tasks": len(ours),
+            "retry_count": sum(max(0, task.attempt - 1) for task in ours),
+            "error": failed[0].error if failed else None,
+        }
+    return {
+        "run_id": row.id,
+        "phases": phases,
+        "counts": summary(run).counts,
+        "total_duration_seconds": (row.ended_at - row.created_at).total_seconds() if row.ended_at else None,
+        "timestamp_start": _iso(row.created_at),
+        "timestamp_end": _iso(row.ended_at),
+    }
+
+
+def _first_times(session: Session, row: RunRow) -> dict[str, datetime]:
+    """When each status was first taken."""
+    times: dict[str, datetime] = {}
+    for status, at in session.execute(
+        select(EventRow.status, EventRow.at).where(EventRow.run_id == row.id).order_by(EventRow.seq)
+    ):
+        times.setdefault(status, at)
+    return times
+
+
+def _seconds(task: TaskRow) -> float:
+    return (task.ended_at - task.claimed_at).total_seconds() if task.ended_at and task.claimed_at else 0.0
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None

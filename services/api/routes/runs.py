@@ -1,0 +1,128 @@
+"""/v1/runs: what users do with runs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+from sse_starlette.sse import EventSourceResponse
+
+from reflux.events import AbortRequested, PauseRequested, ResumeRequested
+from reflux.spec import check
+from reflux.views import EventList, EventView, RunList, RunView
+from services.api import runs
+from services.api.auth import Operator, Viewer
+from services.api.problems import ProblemError
+from services.api.session import Configured, Database
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+SSE_POLL_SECONDS = 0.3
+
+
+@router.post("", status_code=201)
+def create(
+    by: Operator,
+    session: Database,
+    settings: Configured,
+    response: Response,
+    spec: Annotated[dict[str, Any], Body(description="A RunSpec")],
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> RunView:
+    checked, problems = check(spec)
+    if checked is None:
+        named = ", ".join(p.field or "the spec" for p in problems)
+        raise ProblemError(422, "invalid_spec", f"The spec is not valid: {named}.", "Correct what `errors` names.", problems)
+    row, new = runs.create(session, checked, by, idempotency_key)
+    session.commit()
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/runs/{row.id}"
+    return runs.view(session, row, settings.artifacts_url, full=True)
+
+
+@router.get("")
+def newest(
+    _: Viewer,
+    session: Database,
+    settings: Configured,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: str | None = None,
+    status: str | None = None,
+    recipe: str | None = None,
+    name: str | None = None,
+) -> RunList:
+    rows, more = runs.newest(session, limit=limit, after=after, status=status, recipe=recipe, name=name)
+    return RunList(data=[runs.view(session, row, settings.artifacts_url) for row in rows], has_more=more)
+
+
+@router.get("/{run_id}")
+def show(_: Viewer, session: Database, settings: Configured, run_id: str) -> RunView:
+    return runs.view(session, runs.get(session, run_id), settings.artifacts_url, full=True)
+
+
+@router.post("/{run_id}/abort", status_code=202)
+def abort(
+    by: Operator, session: Database, settings: Configured, response: Response, run_id: str, discard: bool = False
+) -> RunView:
+    return _ask(session, settings.artifacts_url, response, run_id, AbortRequested(by=by, discard=discard))
+
+
+@router.post("/{run_id}/pause", status_code=202)
+def pause(by: Operator, session: Database, settings: Configured, response: Response, run_id: str) -> RunView:
+    return _ask(session, settings.artifacts_url, response, run_id, PauseRequested(by=by))
+
+
+@router.post("/{run_id}/resume", status_code=202)
+def resume(by: Operator, session: Database, settings: Configured, response: Response, run_id: str) -> RunView:
+    return _ask(session, settings.artifacts_url, response, run_id, ResumeRequested(by=by))
+
+
+@router.get("/{run_id}/events", response_model=None)
+async def events(
+    _: Viewer,
+    request: Request,
+    run_id: str,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> EventList | EventSourceResponse:
+    """A page of the run's history; with `Accept: text/event-stream` all that follows `Last-Event-ID`, live to the end."""
+    first, _over = await run_in_threadpool(_page, request, run_id, after, limit + 1)
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return EventList(data=first[:limit], has_more=len(first) > limit)
+    start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
+    return EventSourceResponse(_follow(request, run_id, start), ping=10)
+
+
+async def _follow(request: Request, run_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
+    while not await request.is_disconnected():
+        page, over = await run_in_threadpool(_page, request, run_id, after, 500)
+        for event in page:
+            after = event.seq
+            yield {"id": str(event.seq), "event": event.type, "data": json.dumps(event.model_dump(mode="json"))}
+        if over and not page:
+            return
+        if not page:
+            await asyncio.sleep(SSE_POLL_SECONDS)
+
+
+def _page(request: Request, run_id: str, after: int, limit: int) -> tuple[list[EventView], bool]:
+    with Session(request.app.state.engine) as session:
+        row = runs.get(session, run_id)
+        return runs.events(session, run_id, after, limit), runs.is_over(row)
+
+
+def _ask(
+    session: Session,
+    artifacts_url: str,
+    response: Response,
+    run_id: str,
+    request: AbortRequested | PauseRequested | ResumeRequested,
+) -> RunView:
+    row, news = runs.ask(session, run_id, request)
+    session.commit()
+    response.status_code = 202 if news else 200
+    return runs.view(session, row, artifacts_url, full=True)

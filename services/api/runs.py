@@ -1,0 +1,161 @@
+"""Runs as users handle them: create, read, abort, pause, resume. Routes and pages stand on these queries."""
+
+import hashlib
+import json
+import secrets
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from reflux.events import AbortRequested, PauseRequested, ResumeRequested
+from reflux.loop import is_stale
+from reflux.run import Run
+from reflux.spec import RunSpec
+from reflux.stages import Stage
+from reflux.views import EventView, Health, RunView, TaskView
+from services.api import progress
+from services.api.advance import advance, append, lock
+from services.api.problems import ProblemError
+from services.api.tables import EventRow, RunRow, TaskRow
+
+
+def create(session: Session, spec: RunSpec, by: str, idempotency_key: str | None = None) -> tuple[RunRow, bool]:
+    """The run, and whether it is new. The same key with the same body gives the same run; with another body, 409."""
+    body_hash = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    if idempotency_key:
+        known = session.scalar(select(RunRow).where(RunRow.idempotency_key == idempotency_key))
+        if known is not None:
+            if known.body_hash != body_hash:
+                raise ProblemError(
+                    409,
+                    "idempotency_conflict",
+                    "This Idempotency-Key was used with another body.",
+                    "Use a new key for a new run.",
+                )
+            return known, False
+    now: datetime = session.execute(select(func.now())).scalar_one()
+    run = Run(id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", spec=spec)
+    row = RunRow(
+        id=run.id,
+        name=spec.name,
+        recipe=spec.recipe,
+        status=run.status,
+        stage=run.stage.value,
+        labels=dict(spec.metadata),
+        state=run.model_dump(mode="json"),
+        seq=0,
+        idempotency_key=idempotency_key,
+        body_hash=body_hash,
+    )
+    session.add(row)
+    session.flush()
+    append(session, row, "run_created", {"by": by, "name": spec.name})
+    return row, True
+
+
+def get(session: Session, run_id: str) -> RunRow:
+    row = session.get(RunRow, run_id)
+    if row is None:
+        raise ProblemError(404, "run_not_found", f"There is no run {run_id}.", "`reflux run list` shows the runs there are.")
+    return row
+
+
+def newest(
+    session: Session, *, limit: int, after: str | None, status: str | None, recipe: str | None, name: str | None
+) -> tuple[list[RunRow], bool]:
+    """A page of runs, newest first, and whether there are more."""
+    query = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
+    if after:
+        last = get(session, after)
+        query = query.where(tuple_(RunRow.created_at, RunRow.id) < (last.created_at, last.id))
+    for column, value in ((RunRow.status, status), (RunRow.recipe, recipe), (RunRow.name, name)):
+        if value:
+            query = query.where(column == value)
+    rows = list(session.scalars(query))
+    return rows[:limit], len(rows) > limit
+
+
+def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested | ResumeRequested) -> tuple[RunRow, bool]:
+    """Abort, pause or resume; whether that was news to the run. A terminal run refuses with 409."""
+    row = lock(session, run_id)
+    if row is None:
+        raise ProblemError(404, "run_not_found", f"There is no run {run_id}.", "`reflux run list` shows the runs there are.")
+    run = Run.model_validate(row.state)
+    if run.stage.terminal:
+        raise ProblemError(409, "run_is_over", f"Run {run_id} has {run.outcome}.", "Fork it, or start a new one.")
+    stale = is_stale(run, request)
+    if not stale:
+        advance(session, row, request)
+    return row, not stale
+
+
+def events(session: Session, run_id: str, after: int, limit: int) -> list[EventView]:
+    query = select(EventRow).where(EventRow.run_id == run_id, EventRow.seq > after).order_by(EventRow.seq).limit(limit)
+    return [EventView(seq=e.seq, type=e.type, status=e.status, at=e.at, body=e.body) for e in session.scalars(query)]
+
+
+def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = False) -> RunView:
+    run = Run.model_validate(row.state)
+    tasks = open_tasks(session, row.id)
+    now: datetime = session.execute(select(func.now())).scalar_one()
+    return RunView(
+        id=row.id,
+        name=row.name,
+        recipe=row.recipe,
+        status=row.status,
+        stage=row.stage,
+        outcome=run.outcome,
+        health=health(tasks),
+        epoch=run.epoch,
+        max_epochs=run.spec.refining.max_epochs,
+        progress=progress.estimate(run, tasks, started_at=row.started_at, now=now),
+        counts=_counts(run),
+        epochs=list(run.epochs),
+        best_epoch=run.best.epoch if run.best else None,
+        comparison=run.comparison,
+        usage=run.usage,
+        reason=run.reason,
+        partial=run.partial,
+        error=run.error,
+        warnings=list(run.warnings),
+        manual_action_required=run.manual_action_required,
+        artifacts_url=f"{artifacts_url.rstrip('/')}/runs/{row.id}",
+        metadata=row.labels,
+        last_event=row.seq,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        spec=run.spec.model_dump(mode="json") if full else None,
+        tasks=[_task(task) for task in tasks] if full else None,
+    )
+
+
+def open_tasks(session: Session, run_id: str) -> list[TaskRow]:
+    query = select(TaskRow).where(TaskRow.run_id == run_id, TaskRow.status.in_(("ready", "claimed"))).order_by(TaskRow.id)
+    return list(session.scalars(query))
+
+
+def health(tasks: list[TaskRow]) -> Health:
+    if any(task.orphaned_at is not None and task.status == "ready" for task in tasks):
+        return "orphaned"
+    if any(task.orphaned_at is not None or task.error is not None for task in tasks):
+        return "recovering"
+    return "ok"
+
+
+def is_over(row: RunRow) -> bool:
+    return Stage(row.stage).terminal
+
+
+def _counts(run: Run) -> dict[str, int]:
+    if run.dataset is None:
+        return {}
+    names = ("files", "train", "val", "practice", "dev", "test")
+    return {name: getattr(run.dataset, name) for name in names} | {"taught": run.taught}
+
+
+def _task(task: TaskRow) -> TaskView:
+    fields: dict[str, Any] = {name: getattr(task, name) for name in TaskView.model_fields}
+    return TaskView(**fields)
