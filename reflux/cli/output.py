@@ -1,0 +1,131 @@
+"""What the commands print: for people with Rich, at 80 columns too; for scripts as JSON."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from reflux.stages import Stage
+from reflux.summary import Comparison, EpochMetrics
+from reflux.views import RunView
+
+console = Console(highlight=False, soft_wrap=False)
+
+STAGES = [stage.value for stage in Stage]
+
+
+def err(message: str, hint: str = "") -> None:
+    """One sentence of what happened, and what to do."""
+    sys.stderr.write(f"{message}\n")
+    if hint:
+        sys.stderr.write(f"  → {hint}\n")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "…"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def runs_table(runs: list[RunView]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "name", "status", "epoch", "score", "cost", "health"):
+        table.add_column(column, no_wrap=True)
+    for run in runs:
+        score = f"{run.epochs[-1].practice.overall:.2f}" if run.epochs else ""
+        epoch = f"{run.epoch}/{run.max_epochs}" if run.epoch else ""
+        table.add_row(run.id, run.name[:20], run.status, epoch, score, f"${run.usage.cost_usd:.3f}", run.health)
+    return table
+
+
+def epochs_table(epochs: list[EpochMetrics], best: int | None) -> Table:
+    """One row an epoch; `dev` chooses the best (★), `corrected` counts admitted of requested."""
+    table = Table(box=None, pad_edge=False)
+    columns = ("epoch", "loss", "practice", "dev", "syntax", "proto", "safety", "style", "compile", "poor", "corrected")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for e in epochs:
+        p = e.practice
+        table.add_row(
+            f"{'★' if e.epoch == best else ' '}{e.epoch}",
+            f"{e.train_loss:.2f}",
+            f"{p.overall:.2f}",
+            f"{e.dev.overall:.2f}" if e.dev else "",
+            f"{p.syntax:.1f}",
+            f"{p.protocol:.1f}",
+            f"{p.safety:.1f}",
+            f"{p.style:.1f}",
+            f"{p.compiling:.0%}",
+            f"{e.correction_rate:.0%}",
+            f"{e.admitted}/{e.requested}",
+        )
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("test prompts", "score", "syntax", "proto", "safety", "style", "compile"):
+        table.add_column(column, justify="left" if column == "test prompts" else "right", no_wrap=True)
+    for name, s in (("base model", comparison.base), ("trained student", comparison.best)):
+        table.add_row(
+            name,
+            f"{s.overall:.2f}",
+            f"{s.syntax:.1f}",
+            f"{s.protocol:.1f}",
+            f"{s.safety:.1f}",
+            f"{s.style:.1f}",
+            f"{s.compiling:.0%}",
+        )
+    return table
+
+
+def comparison_words(c: Comparison) -> str:
+    interval = f"{c.difference:+.2f} (95% interval {c.low:+.2f} to {c.high:+.2f}; {c.prompts} prompts, {c.samples} answers each)"
+    if c.low > 0:
+        return f"The student gained {interval}."
+    if c.high < 0:
+        return f"The student lost {interval}."
+    return f"No gain that could be told from chance: {interval}."
+
+
+def result(run: RunView) -> None:
+    """The last page of a run."""
+    console.print()
+    console.print(f"[bold]Run {run.id} has {run.outcome}[/bold]" + (f": {run.reason}" if run.reason else ""))
+    if run.epochs:
+        console.print()
+        console.print(epochs_table(run.epochs, run.best_epoch))
+    if run.comparison:
+        console.print()
+        console.print(comparison_table(run.comparison))
+        console.print(comparison_words(run.comparison))
+    console.print()
+    usage = run.usage
+    tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+    console.print(f"teacher    {usage.calls} answers, {tokens}, ${usage.cost_usd:.3f}")
+    console.print(f"took       {duration(_seconds(run))}")
+    where = run.artifacts_url.removeprefix("file://") if run.artifacts_url.startswith("file://") else run.artifacts_url
+    console.print(f"artifacts  {_short(where)}", soft_wrap=True)
+    for name in ("report.md", "adapter", "training_summary.json", "cleanup_status.json"):
+        if not where.startswith("/") or Path(where, name).exists():
+            console.print(f"           {_short(where)}/{name}", soft_wrap=True)
+    for warning in run.warnings:
+        console.print(f"[yellow]warning[/yellow]    {warning}", soft_wrap=True)
+    if run.error:
+        err(f"{run.error.code}: {run.error.message}", run.error.hint)
+
+
+def _seconds(run: RunView) -> float | None:
+    if run.ended_at is None or run.started_at is None:
+        return None
+    return (run.ended_at - run.started_at).total_seconds()
+
+
+def _short(path: str) -> str:
+    here = str(Path.cwd()) + "/"
+    return path.removeprefix(here)
