@@ -89,14 +89,14 @@ talker_declaration_t talker_forward(srp_talker_t *talker, bool bandwidth_ok, uin
 
 /**
  * @brief Choose the more important of two talkers.
- * @param first Rank and age of one reservation.
- * @param second Rank and age of the other reservation.
- * @return True if the first one keeps its bandwidth; a lower number is more important.
+ * @param first_rank Rank of one stream; a lower rank is more important.
+ * @param first_age Seconds that its reservation has stood.
+ * @param second_rank Rank of the other stream.
+ * @param second_age Seconds that its reservation has stood.
+ * @return True if the first one keeps its bandwidth.
  */
-bool talker_outranks(uint32_t first, uint32_t second) {
-    const uint32_t first_rank = first >> 31U;
-    const uint32_t second_rank = second >> 31U;
-    bool outranks = (first <= second);
+bool talker_outranks(uint8_t first_rank, uint32_t first_age, uint8_t second_rank, uint32_t second_age) {
+    bool outranks = (first_age >= second_age);
 
     if (first_rank != second_rank) {
         outranks = (first_rank < second_rank);
