@@ -96,7 +96,7 @@ def decide(run: Run, event: Event) -> Step:
         run, commands = run.but(parked=run.parked + tuple(commands)), ()
     if run.stopping and not run.open:
         run, commands = _come_to_rest(run)
-    return run.but(open=run.open | {c.key: c for c in commands}), commands
+    return run.but(open=run.open | {c.key: c for c in commands}), tuple(commands)
 
 
 def is_stale(run: Run, event: Event) -> bool:

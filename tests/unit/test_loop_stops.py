@@ -1,0 +1,221 @@
+"""Pause, resume, abort, limits: wherever they come, the run stays whole."""
+
+from typing import Any
+
+import pytest
+from stories import Story, chunk
+
+from reflux.commands import CleanUp
+from reflux.events import AbortRequested, PauseRequested, ResumeRequested, RunAdmitted, TaskStopped, TimeLimitReached
+from reflux.stages import Stage
+from reflux.summary import Usage
+
+WORKING = [stage for stage in Stage if not stage.terminal and stage not in (Stage.QUEUED, Stage.CLEANING_UP)]
+SECTIONS: dict[str, Any] = {"compute": {"kind": "ec2"}, "teaching": {"shard_size": 2}, "refining": {"max_epochs": 2}}
+STUDENT = "generate-001-student"
+PRACTICE = "score-001-student-practice-0000"
+
+
+@pytest.mark.parametrize("stage", WORKING)
+def test_a_paused_run_rests_and_resumes_with_exactly_the_same_commands(stage: Stage) -> None:
+    story = Story(**SECTIONS).until(stage)
+    before = story.run
+    assert story.tell(PauseRequested()) == []
+    assert story.run.status == stage
+    assert story.stopped(*before.open) == []
+    assert (story.run.status, story.run.open) == ("paused", {})
+    assert story.tell(ResumeRequested()) == list(before.open)
+    assert story.run == before
+
+
+@pytest.mark.parametrize("stage", WORKING)
+def test_work_that_ends_while_a_pause_waits_is_kept_and_its_followers_come_with_the_resume(stage: Stage) -> None:
+    undisturbed, paused = Story(**SECTIONS).until(stage), Story(**SECTIONS).until(stage)
+    key, *others = undisturbed.run.open
+    followers = undisturbed.done(key)
+    paused.tell(PauseRequested())
+    paused.done(key)
+    paused.stopped(*others)
+    assert paused.run.paused
+    assert set(paused.tell(ResumeRequested())) == {*followers, *others}
+    assert paused.run == undisturbed.run
+
+
+def test_a_pause_that_comes_between_a_generate_and_its_last_score_does_not_end_the_epoch() -> None:
+    story = Story().until(Stage.REFINING)
+    story.generated(STUDENT, chunk(0))
+    story.tell(PauseRequested())
+    story.stopped(STUDENT)
+    assert story.scored(PRACTICE, 5.0) == []
+    assert (story.run.stage, story.run.epoch, story.run.paused) == (Stage.REFINING, 1, True)
+    assert story.tell(ResumeRequested()) == [STUDENT]
+    assert story.done(STUDENT, chunks=(chunk(0), chunk(1))) == ["score-001-student-practice-0001"]
+
+
+def test_a_pause_in_teaching_does_not_leave_shards_behind() -> None:
+    story = Story(**SECTIONS).until(Stage.TEACHING)
+    story.tell(PauseRequested())
+    story.stopped("teach-0001")
+    assert story.done("teach-0000") == []
+    assert story.run.paused
+    assert story.tell(ResumeRequested()) == ["teach-0001"]
+    assert story.done("teach-0001") == ["train-001"]
+
+
+def test_an_evaluation_that_fails_while_a_pause_waits_is_skipped_after_it() -> None:
+    story = Story(refining={"max_epochs": 1}).until(Stage.EVALUATING)
+    story.tell(PauseRequested())
+    story.stopped("generate-001-base")
+    assert story.failed("generate-001-best") == []
+    assert story.run.paused
+    assert story.tell(ResumeRequested()) == ["export_model"]
+
+
+def test_a_run_may_be_paused_before_it_is_admitted() -> None:
+    story = Story()
+    story.tell(PauseRequested())
+    assert story.run.status == "paused"
+    assert story.tell(RunAdmitted()) == []
+    assert story.tell(ResumeRequested()) == []
+    assert story.tell(RunAdmitted()) == ["preflight"]
+
+
+def test_a_resume_before_everything_rested_gives_the_parked_and_what_stops_later_again() -> None:
+    story = Story(**SECTIONS).until(Stage.TEACHING)
+    story.tell(PauseRequested())
+    story.stopped("teach-0001")
+    assert story.tell(ResumeRequested()) == ["teach-0001"]
+    assert story.stopped("teach-0000") == ["teach-0000"]
+    assert story.open == ["teach-0000", "teach-0001"]
+
+
+def test_a_task_that_stops_unasked_is_given_again() -> None:
+    story = Story().until(Stage.TRAINING)
+    before = story.run
+    assert story.tell(TaskStopped(key="train-001", forced=True)) == ["train-001"]
+    assert story.run == before
+
+
+def test_a_pause_at_the_very_end_lets_the_run_end() -> None:
+    story = Story(refining={"max_epochs": 1}).until(Stage.EXPORTING)
+    story.done("export_model")
+    story.tell(PauseRequested())
+    assert story.done("deliver") == ["clean_up"]
+    assert story.run.stopping is None
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, *WORKING])
+def test_an_aborted_run_is_cleaned_up_when_nothing_is_in_hand(stage: Stage) -> None:
+    story = Story(**SECTIONS).until(stage)
+    keys = list(story.run.open)
+    given = story.tell(AbortRequested(discard=True))
+    if keys:
+        assert story.run.status == "aborting"
+        assert given == story.stopped(*keys[:-1]) == []
+        given = story.stopped(keys[-1])
+    assert given == ["clean_up"]
+    cleanup = story.run.open["clean_up"]
+    assert isinstance(cleanup, CleanUp)
+    assert cleanup.discard
+    assert cleanup.summary.outcome == "aborted"
+    assert story.run.partial == (story.run.adapter_path is not None)
+    story.done("clean_up")
+    assert (story.run.stage, story.run.reason) == (Stage.ABORTED, "aborted by its user")
+
+
+@pytest.mark.parametrize("stage", WORKING)
+def test_an_aborted_run_is_aborted_even_if_its_work_ends_well(stage: Stage) -> None:
+    story = Story(**SECTIONS).until(stage)
+    if stage == Stage.EXPORTING:
+        story.done("export_model")
+    keys = list(story.run.open)
+    story.tell(AbortRequested())
+    assert story.done(*keys) == ["clean_up"]
+    assert story.run.outcome == "aborted"
+
+
+def test_a_paused_run_can_be_aborted() -> None:
+    story = Story().until(Stage.TRAINING)
+    story.tell(PauseRequested())
+    story.stopped("train-001")
+    assert story.tell(AbortRequested()) == ["clean_up"]
+    assert story.run.parked == ()
+
+
+def test_a_failure_while_a_pause_waits_ends_the_run() -> None:
+    story = Story().until(Stage.TRAINING)
+    story.tell(PauseRequested())
+    assert story.failed("train-001", "nan_loss") == ["clean_up"]
+    assert (story.run.outcome, story.run.paused) == ("failed", False)
+
+
+def test_an_evaluation_that_fails_in_an_abort_waits_for_the_others() -> None:
+    story = Story(refining={"max_epochs": 1}).until(Stage.EVALUATING)
+    story.tell(AbortRequested())
+    assert story.failed("generate-001-best") == []
+    assert story.stopped("generate-001-base") == ["clean_up"]
+
+
+@pytest.mark.parametrize("stage", [Stage.REFINING, Stage.EVALUATING])
+def test_at_the_time_limit_the_best_adapter_so_far_is_exported(stage: Stage) -> None:
+    story = Story(**SECTIONS).until(stage)
+    keys = list(story.run.open)
+    assert story.tell(TimeLimitReached()) == []
+    assert story.stopped(*keys) == ["export_model"]
+    assert (story.run.stage, story.run.partial) == (Stage.EXPORTING, True)
+    story.until(Stage.FAILED)
+    assert story.run.error is not None
+    assert story.run.error.code == "stage_timeout"
+    assert "12 h" in story.run.error.message
+    assert story.run.model_path == "done/export_model"
+
+
+def test_training_that_comes_to_its_end_in_time_is_exported_at_the_limit() -> None:
+    story = Story(**SECTIONS).until(Stage.TRAINING)
+    story.tell(TimeLimitReached())
+    assert story.done("train-001") == ["export_model"]
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.VALIDATING, Stage.PREPARING, Stage.TEACHING, Stage.TRAINING])
+def test_at_the_time_limit_without_an_adapter_the_run_has_failed(stage: Stage) -> None:
+    story = Story(**SECTIONS).until(stage)
+    keys = list(story.run.open)
+    given = [*story.tell(TimeLimitReached()), *story.stopped(*keys)]
+    assert given == ["clean_up"]
+    assert (story.run.outcome, story.run.partial, story.run.reason) == ("failed", False, "time limit")
+
+
+def test_the_time_limit_ends_a_pause_too() -> None:
+    story = Story().until(Stage.REFINING)
+    story.tell(PauseRequested())
+    story.stopped(STUDENT)
+    assert story.tell(TimeLimitReached()) == ["export_model"]
+    assert not story.run.paused
+
+
+def test_the_budget_ends_teaching_before_a_model_is_trained() -> None:
+    story = Story(limits={"max_teacher_cost_usd": 0.5}, teaching={"shard_size": 1}).until(Stage.TEACHING)
+    assert story.done("teach-0000") == []
+    assert story.run.stopping is None
+    assert story.done("teach-0001") == []
+    assert story.stopped("teach-0002", "teach-0003") == ["clean_up"]
+    assert story.run.error is not None
+    assert story.run.error.code == "budget_exhausted"
+    assert "$0.50" in story.run.error.message
+
+
+def test_the_budget_ends_refining_with_what_was_trained() -> None:
+    story = Story(limits={"max_teacher_cost_usd": 2.0}).until(Stage.REFINING)
+    story.done(STUDENT, chunks=(chunk(0),))
+    story.scored(PRACTICE, 5.0, poor=2)
+    assert story.done("correct-001-0000-1", usage=Usage(calls=2, cost_usd=1.75)) == ["export_model"]
+    assert (story.run.reason, story.run.partial) == ("cost limit", True)
+    story.until(Stage.FAILED)
+    assert story.run.usage.cost_usd == 2.0
+
+
+def test_an_abort_while_the_limit_waits_is_an_abort() -> None:
+    story = Story().until(Stage.REFINING)
+    story.tell(TimeLimitReached(), AbortRequested())
+    assert story.stopped(STUDENT) == ["clean_up"]
+    assert story.run.outcome == "aborted"
