@@ -24,9 +24,9 @@ LANGUAGES = {"c": "C", "cpp": "C++"}
 
 TEMPLATES = (
     "Write a {language} function for {domain} software.\n\nPurpose: {job}\nSignature: `{signature}`",
-    "Implement `{name}` in {language}, as part of {domain} code. {job}\n\nKeep this signature:\n```{tag}\n{signature};\n```",
+    "Implement `{name}` in {language}, as part of {domain} code. Its job: {job}\n\nSignature:\n```{tag}\n{signature};\n```",
     "In {domain} software there is a function `{signature}`. Its job: {job}\n\nWrite its complete {language} definition.",
-    "{job}\n\nWrite the {language} function that does this in {domain} software: `{signature}`. Comment what is not obvious.",
+    "Task: {job}\n\nWrite the {language} function that does this in {domain} software: `{signature}`. Comment what is not plain.",
 )
 COMPLETE = "Complete this {language} file of {domain} software. Continue exactly where it stops:\n```{tag}\n{head}\n```"
 
@@ -66,7 +66,7 @@ def domain_title(domain: str) -> str:
 
 def job(function: Function) -> str:
     """What the function is for: the first sentence of its comment, else the words of its name. Ends with a full stop."""
-    words = _brief(function.comment) or f"{_spoken(function.name)}, as its name says"
+    words = _brief(function.comment) or f"what its name says, {_spoken(function.name)}"
     return words[0].upper() + words[1:].rstrip(" .:;,") + "."
 
 
