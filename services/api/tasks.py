@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
-from reflux.events import ChunkGenerated, Event, TaskFailed, TaskStopped
+from reflux.events import ANSWERS, ChunkGenerated, Event, TaskFailed, TaskStopped
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration
 from reflux.queues import service
 from reflux.run import Run
@@ -20,22 +20,6 @@ from services.api.tables import LogRow, MetricRow, RunRow, TaskRow, WorkerRow
 
 log = structlog.get_logger()
 
-FACTS = {
-    "preflight": "preflight_passed",
-    "provision": "machine_provisioned",
-    "prepare": "dataset_prepared",
-    "teach": "prompts_taught",
-    "train": "adapter_trained",
-    "run_job": "job_finished",
-    "generate": "answers_generated",
-    "score": "chunk_scored",
-    "correct": "corrections_written",
-    "judge": "corrections_judged",
-    "compare": "models_compared",
-    "export_model": "model_exported",
-    "deliver": "results_delivered",
-    "clean_up": "cleaned_up",
-}
 BARREN_ATTEMPTS = 3
 
 
@@ -120,7 +104,7 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
     if task.status == "done":
         mine = task.accepted_attempt == attempt
         return Accepted(accepted=mine, why="" if mine else f"attempt {task.accepted_attempt} was first")
-    if event.type != FACTS[task.kind] or getattr(event, "key", None) != task.key:
+    if not isinstance(event, ANSWERS[task.kind]) or event.key != task.key:
         return Accepted(accepted=False, why=f"{event.type} does not answer {task.key}")
     if task.key not in Run.model_validate(row.state).open:
         return Accepted(accepted=False, why=f"the run does not wait for it; the task is {task.status}")
