@@ -1,0 +1,126 @@
+"""What a run trains on top of the base model: LoRA adapters, or (method full) all of its weights.
+
+Each context manager leaves the student exactly as it was: nothing is ever subtracted from a weight, the weight that was there
+is put back.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM
+
+from reflux.spec import RunSpec
+from services.gpu_trainer.models import Student
+
+
+@contextmanager
+def trainable(student: Student, spec: RunSpec, start: Path | None) -> Iterator[Any]:
+    """The model with parameters to train: those in the folder `start`, or new ones (drawn from torch's seed)."""
+    if spec.student.method == "full":
+        with _all_weights(student, start) as model:
+            yield model
+        return
+    if student.quantized:
+        prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
+    if start is None:
+        model = get_peft_model(
+            student.model,
+            LoraConfig(
+                r=spec.lora.r,
+                lora_alpha=spec.lora.alpha,
+                lora_dropout=spec.lora.dropout,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    else:
+        model = PeftModel.from_pretrained(student.model, start, is_trainable=True)
+    try:
+        yield model
+    finally:
+        _take_off(student, model)
+
+
+@contextmanager
+def answering(student: Student, folder: Path | None) -> Iterator[Any]:
+    """The model as the adapter in `folder` makes it, or the base. An adapter is merged, where the base is not quantized."""
+    if folder is None:
+        yield student.model
+    elif not (folder / "adapter_config.json").is_file():
+        with _put_back(student.model):
+            _copy_weights(folder, student.model)
+            yield student.model
+    elif student.quantized:
+        model = PeftModel.from_pretrained(student.model, folder).eval()
+        try:
+            yield model
+        finally:
+            _take_off(student, model)
+    else:
+        with _put_back(student.model):
+            _merge(student, folder)
+            yield student.model
+
+
+def save(student: Student, model: Any, folder: Path) -> None:
+    """Write adapter (or all weights) as safetensors, and the tokenizer."""
+    if isinstance(model, PeftModel):
+        # The base by the name that the user gave, not by the folder where this worker has it.
+        config = model.peft_config["default"]
+        config.base_model_name_or_path, config.revision = student.name, student.revision
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    student.tokenizer.save_pretrained(folder)
+
+
+def _merge(student: Student, folder: Path) -> None:
+    model = PeftModel.from_pretrained(student.model, folder)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    with torch.no_grad():
+        for layer in layers:
+            weight = layer.get_base_layer().weight
+            weight.data = weight.data + layer.get_delta_weight("default").to(weight.dtype)
+    _take_off(student, model)
+
+
+def _take_off(student: Student, model: Any) -> None:
+    student.model = model.unload()
+    student.model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _put_back(model: Any) -> Iterator[None]:
+    """Remember the tensors behind the parameters, and put them back. On a GPU the originals wait in the host's memory."""
+    on_gpu = next(model.parameters()).is_cuda
+    originals = [(parameter, parameter.data.to("cpu") if on_gpu else parameter.data) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, data in originals:
+            parameter.data = data.to(parameter.device)
+
+
+@contextmanager
+def _all_weights(student: Student, start: Path | None) -> Iterator[Any]:
+    model = student.model
+    with _put_back(model):
+        if start is not None:
+            _copy_weights(start, model)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+        model.requires_grad_(True)
+        try:
+            yield model
+        finally:
+            model.requires_grad_(False).eval()
+
+
+def _copy_weights(folder: Path, model: Any) -> None:
+    trained = dict(AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.data = trained[name].data.to(parameter.device, parameter.dtype)

@@ -1,0 +1,145 @@
+"""The process that holds the models. Its parent (tasks.py) writes to its standard input and reads its standard output.
+
+    in   {"do": {run_id, command, spec, artifacts, task_id, attempt}}   {"stop": why}
+    out  {"report": a beat's body}*, then one of  {"event": …}  {"failure": …}  {"stopped": why}
+
+One JSON object a line. It ends with its parent, however that ends: by the kernel's signal, and by the end of its input.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, TextIO
+
+from reflux.artifacts import Artifacts
+from reflux.commands import CommandAdapter
+from reflux.errors import RefluxError, Stopped, failure
+from reflux.events import Fact
+from reflux.spec import RunSpec
+from reflux.task import Task
+
+REPORT_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    _die_with_parent()
+    # What libraries print must not get between the answers.
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    child = Child(out)
+    threading.Thread(target=child.listen, daemon=True).start()
+    child.work()
+
+
+class Child:
+    """The main thread works; one thread listens for stops; during a task, one passes its reports on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.orders: queue.Queue[Task] = queue.Queue()
+        self.lock = threading.Lock()
+        self.latest: Task | None = None
+
+    def listen(self) -> None:
+        for line in sys.stdin:
+            message = json.loads(line)
+            if "do" in message:
+                self.latest = received(message["do"])
+                self.orders.put(self.latest)
+            elif self.latest:
+                self.latest.stop = message["stop"]
+        os._exit(0)
+
+    def work(self) -> None:
+        from services.gpu_trainer.models import Bench, prepare_torch
+
+        prepare_torch()
+        bench = Bench()
+        while True:
+            task = self.orders.get()
+            ended = threading.Event()
+            reporter = threading.Thread(target=self._report, args=(task, ended))
+            reporter.start()
+            try:
+                answer = carry_out(task, bench)
+            finally:
+                ended.set()
+                task.news.set()
+                reporter.join()
+            self._say(answer)
+
+    def _report(self, task: Task, ended: threading.Event) -> None:
+        while True:
+            last = ended.is_set()
+            report = task.drain()
+            if any(report.values()):
+                self._say({"report": report})
+            if last:
+                return
+            task.news.wait(REPORT_SECONDS)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with self.lock:
+            self.out.write(json.dumps(message) + "\n")
+
+
+def carry_out(task: Task, bench: Any) -> dict[str, Any]:
+    """Do what the task's command orders; how it ended."""
+    from services.gpu_trainer.export import export_model
+    from services.gpu_trainer.generate import generate
+    from services.gpu_trainer.train import train
+
+    handlers: dict[str, Any] = {"train": train, "generate": generate, "export_model": export_model}
+    try:
+        event: Fact = handlers[task.command.kind](task, bench)
+    except Stopped as stopped:
+        return {"stopped": stopped.why}
+    except RefluxError as error:
+        return {"failure": error.failure().model_dump(mode="json")}
+    except Exception as error:  # noqa: BLE001 (the border of the process: what is not foreseen is told, and the traceback logged)
+        traceback.print_exc()
+        return {"failure": failure("internal", f"{type(error).__name__}: {error}").model_dump(mode="json")}
+    return {"event": event.model_dump(mode="json")}
+
+
+def described(task: Task) -> dict[str, Any]:
+    """A task as JSON; `received` makes it again on the other side."""
+    return {
+        "run_id": task.run_id,
+        "command": task.command.model_dump(mode="json"),
+        "spec": task.spec.model_dump(mode="json"),
+        "artifacts": task.artifacts.url,
+        "task_id": task.task_id,
+        "attempt": task.attempt,
+    }
+
+
+def received(description: dict[str, Any]) -> Task:
+    return Task(
+        run_id=description["run_id"],
+        command=CommandAdapter.validate_python(description["command"]),
+        spec=RunSpec.model_validate(description["spec"]),
+        artifacts=Artifacts(description["artifacts"]),
+        task_id=description["task_id"],
+        attempt=description["attempt"],
+    )
+
+
+def _die_with_parent() -> None:
+    """Only the parent decides when this process ends: signals to the whole group are for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The student's answers to the prompts, chunk by chunk.
+
+prompts.jsonl ─► chunks of fixed composition (in file order, one set each) ─► groups of chunks that fill a batch
+                                                                                   │
+   all answers of a group are written together, the adapter merged ◄───────────────┘
+         └─► {pieces}/student-practice-0003.jsonl, create-only; announced as soon as its last answer has ended
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reflux.commands import Chunk, Generate
+from reflux.errors import Terminal
+from reflux.events import AnswersGenerated
+from reflux.records import Answer, Prompt, digest
+from reflux.task import Task
+from services.gpu_trainer import adapters
+from services.gpu_trainer.chat import encode_prompt
+from services.gpu_trainer.models import Bench, Student, free_memory, out_of_memory
+from services.gpu_trainer.sampling import Draft, Sampling, write
+
+
+@dataclass
+class Piece:
+    """A chunk and what belongs into it: prompts, each with the number of the answer that is wanted."""
+
+    chunk: Chunk
+    wanted: list[tuple[Prompt, int]]
+    drafts: list[Draft] = field(default_factory=list)
+    stored: bool = False
+
+
+def generate(task: Task, bench: Bench) -> AnswersGenerated:
+    """Carry out a Generate command. Chunks that are stored already stay as they are."""
+    command = task.command
+    assert isinstance(command, Generate)
+    started = time.monotonic()
+    pieces = plan(task, command)
+    on_store = set(task.artifacts.paths(task.pieces))
+    for piece in pieces:
+        if piece.chunk.path in on_store:
+            piece.stored = True
+            task.chunk_done(piece.chunk)
+    if not all(piece.stored for piece in pieces):
+        _write_missing(task, bench, command, pieces)
+    return AnswersGenerated(
+        key=command.key,
+        seconds=time.monotonic() - started,
+        chunks=tuple(piece.chunk for piece in pieces),
+        tokens=sum(answer.tokens for piece in pieces for answer in task.artifacts.read_rows(piece.chunk.path, Answer)),
+    )
+
+
+def plan(task: Task, command: Generate) -> list[Piece]:
+    """All chunks of the command: the same in every attempt."""
+    prompts = list(task.artifacts.read_rows(command.prompts_path, Prompt))
+    size = task.spec.generation.chunk_size
+    pieces = []
+    for name in command.sets:
+        wanted = [(prompt, sample) for prompt in prompts if prompt.set == name for sample in range(command.samples)]
+        for index, start in enumerate(range(0, len(wanted), size)):
+            part = wanted[start : start + size]
+            chunk = Chunk(set=name, index=index, model=command.model, path="", count=len(part))
+            pieces.append(Piece(chunk.model_copy(update={"path": f"{task.pieces}/{chunk.name}.jsonl"}), part))
+    return pieces
+
+
+def _write_missing(task: Task, bench: Bench, command: Generate, pieces: list[Piece]) -> None:
+    student = bench.load(task)
+    settings = task.spec.generation
+    together = max(1, settings.batch_size // settings.chunk_size)
+    groups = [pieces[start : start + together] for start in range(0, len(pieces), together)]
+    # A group with one chunk missing is written as a whole: in another batch, the same answer may round to other words.
+    groups = [group for group in groups if not all(piece.stored for piece in group)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = task.artifacts.download(command.adapter_path, Path(temporary)) if command.adapter_path else None
+        with adapters.answering(student, folder) as model:
+            # In train mode, an adapter's dropout and gradient checkpointing make generation silently wrong.
+            model.eval()
+            writer = _Writer(task, student, model, command, total=sum(piece.chunk.count for group in groups for piece in group))
+            for group in groups:
+                writer.write(group)
+    free_memory()
+
+
+class _Writer:
+    """Writes one group of chunks after the other, and says how it goes."""
+
+    def __init__(self, task: Task, student: Student, model: Any, command: Generate, total: int) -> None:
+        settings = task.spec.generation
+        self.task, self.student, self.model, self.total = task, student, model, total
+        self.done = 0
+        self.batch_size = settings.batch_size
+        # A student with a short context keeps at least half of it for the prompt.
+        new_tokens = min(command.max_new_tokens, student.context // 2)
+        self.prompt_limit = min(settings.max_prompt_tokens, student.context - new_tokens)
+        self.sampling = Sampling(new_tokens, settings.temperature, settings.top_p, settings.stop_at_fence)
+        if new_tokens < command.max_new_tokens:
+            task.log(f"answers are limited to {new_tokens} tokens by the student's context of {student.context}", level="warning")
+
+    def write(self, group: list[Piece]) -> None:
+        began = time.monotonic()
+        for piece in group:
+            piece.drafts = [self._draft(prompt, sample) for prompt, sample in piece.wanted]
+        drafts = sorted((draft for piece in group for draft in piece.drafts), key=lambda draft: len(draft.prompt))
+        if cut := sum(draft.cut for draft in drafts):
+            self.task.log(f"{cut} prompts were cut to {self.prompt_limit} tokens", level="warning")
+        while drafts:
+            batch = drafts[: self.batch_size]
+            try:
+                for tokens in write(self.student, self.model, batch, self.sampling):
+                    self._after_token(group, len(batch) * tokens / self.sampling.max_new_tokens)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(error)
+                for draft in batch:
+                    draft.restart()
+                continue
+            drafts = drafts[len(batch) :]
+            self.done += len(batch)
+        tokens = sum(len(draft.ids) for piece in group for draft in piece.drafts)
+        self.task.progress(self.done, self.total, "answers")
+        self.task.metrics(self.done, generated_tokens_per_second=tokens / (time.monotonic() - began))
+
+    def _draft(self, prompt: Prompt, sample: int) -> Draft:
+        ids, cut = encode_prompt(self.student.tokenizer, self.task.spec.prompts.system, prompt.text, self.prompt_limit)
+        return Draft(ids, seed=_seed(self.task.spec.seed, self.task.command.epoch, prompt.id, sample), cut=cut)
+
+    def _after_token(self, group: list[Piece], answers: float) -> None:
+        """Store each chunk of which the last answer has just ended."""
+        for piece in group:
+            if not piece.stored and all(draft.finish_reason for draft in piece.drafts):
+                self.task.artifacts.create(piece.chunk.path, _rows(piece))
+                self.task.chunk_done(piece.chunk)
+                piece.stored = True
+        self.task.progress(self.done + answers, self.total, "answers")
+        self.task.check()
+
+    def _halve(self, error: RuntimeError) -> None:
+        free_memory()
+        if self.batch_size == 1:
+            first_line = str(error).split("\n")[0]
+            raise Terminal("gpu_out_of_memory", f"A single answer does not fit into memory: {first_line}") from error
+        self.batch_size = (self.batch_size + 1) // 2
+        self.task.log(f"out of memory: going on with {self.batch_size} answers at a time", level="warning")
+
+
+def _rows(piece: Piece) -> bytes:
+    answers = [
+        Answer(
+            prompt_id=prompt.id,
+            prompt=prompt.text,
+            domain=prompt.domain,
+            sample=sample,
+            text=draft.text,
+            tokens=len(draft.ids),
+            finish_reason=draft.finish_reason or "length",
+        )
+        for (prompt, sample), draft in zip(piece.wanted, piece.drafts, strict=True)
+    ]
+    return "".join(answer.model_dump_json() + "\n" for answer in answers).encode()
+
+
+def _seed(*parts: object) -> int:
+    return int(digest(*map(str, parts)), 16) % 2**63

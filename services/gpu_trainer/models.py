@@ -1,0 +1,139 @@
+"""The models in this process's memory: one base, kept over commands, runs and epochs."""
+
+import gc
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from reflux import spec
+from reflux.errors import Terminal
+from reflux.task import Task
+from services.gpu_trainer import weights
+from services.gpu_trainer.chat import FALLBACK_TEMPLATE
+
+
+@dataclass
+class Student:
+    """A base model without any adapter, frozen, and its tokenizer."""
+
+    name: str
+    revision: str | None
+    folder: Path
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    quantized: bool
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return frozenset(end for end in [*ends, self.tokenizer.eos_token_id] if end is not None)
+
+    @cached_property
+    def backtick_ids(self) -> frozenset[int]:
+        """Tokens that may close a code fence."""
+        return frozenset(index for token, index in self.tokenizer.get_vocab().items() if "`" in token)
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model can attend to."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+
+class Bench:
+    """Holds the base model that was asked for last: another run on the same base swaps adapters, and reloads nothing."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._student: Student | None = None
+
+    def load(self, task: Task, *, quantize: bool = True) -> Student:
+        """The student of the task's spec. Terminal if there is no such model, or no GPU where one is demanded."""
+        wanted = task.spec.student
+        device = _device(wanted)
+        dtype = _dtype(wanted, device)
+        quantized = quantize and wanted.quantization == "nf4"
+        key = (wanted.model, wanted.revision, quantized, dtype, device)
+        if self._student is None or key != self._key:
+            self.forget()
+            self._student = _load(wanted, device, dtype, quantized, task)
+            self._key = key
+        return self._student
+
+    def forget(self) -> None:
+        self._student = None
+        free_memory()
+
+
+def prepare_torch() -> None:
+    """The process-wide switches: TF32 and autotuned convolutions on a GPU, all cores on a CPU, no progress bars."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    transformers_logging.disable_progress_bar()
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory or (then it is a bare RuntimeError) the machine's ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _device(wanted: spec.Student) -> torch.device:
+    if wanted.device == "cuda" and not torch.cuda.is_available():
+        raise Terminal("gpu_missing", "student.device is cuda, and this worker sees no CUDA GPU.")
+    return torch.device("cuda" if wanted.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _dtype(wanted: spec.Student, device: torch.device) -> torch.dtype:
+    """bf16 on a GPU that has it; fp32 on a CPU, where bf16 arithmetic is emulated and a hundred times slower."""
+    if wanted.dtype != "auto":
+        return torch.bfloat16 if wanted.dtype == "bfloat16" else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _load(wanted: spec.Student, device: torch.device, dtype: torch.dtype, quantized: bool, task: Task) -> Student:
+    folder = weights.find(wanted.model, wanted.revision, task)
+    task.log(f"loading {wanted.model} on {device} as {'nf4, computing in ' if quantized else ''}{dtype}".replace("torch.", ""))
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": {"": str(device)},
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
+    if quantized:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    except (ValueError, OSError, ImportError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise Terminal("model_not_found", f"{wanted.model} can't be loaded: {first_line}") from error
+    model.requires_grad_(False).eval()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        task.log("the student has no chat template: rows are written as <|user|> and <|assistant|>", level="warning")
+        tokenizer.chat_template = FALLBACK_TEMPLATE
+    return Student(wanted.model, wanted.revision, folder, model, tokenizer, device, dtype, quantized)

