@@ -1,0 +1,153 @@
+"""Answers that would earn points without doing anything. Each trick is named; with one of them the overall score is capped."""
+
+import re
+from collections.abc import Iterator
+
+from tree_sitter import Node
+
+from services.evaluator.protocol import split
+from services.evaluator.safety import constant
+from services.evaluator.source import Source
+from services.evaluator.tree import KEYWORDS, Function, Macro, Tree, text
+
+_KEYWORDS = KEYWORDS | {"goto", "static", "const", "volatile", "break", "continue", "struct", "unsigned", "signed", "default"}
+_ACTS = {"call_expression", "update_expression", "new_expression", "delete_expression", "throw_statement", "return_statement"}
+_READS = {"call_expression", "field_expression", "subscript_expression", "pointer_expression", "update_expression"}
+_OPERATES = {"binary_expression", "unary_expression", "conditional_expression", "assignment_expression"}
+_LISTED = 4
+
+
+def tricks(tree: Tree, source: Source, prompt: str, live: str, words: tuple[str, ...]) -> Iterator[tuple[str, str, int | None]]:
+    """(rule, what was done, line) of each trick. `live` is the code without what conditionals leave out."""
+    yield from _silenced(source)
+    yield from _redefined(tree)
+    yield from _hollow(tree)
+    yield from _echoed(prompt, live)
+    yield from _listed(tree, words)
+
+
+def _silenced(source: Source) -> Iterator[tuple[str, str, int | None]]:
+    for finding in source.findings:
+        if finding.rule in ("warnings-off", "line-marker"):
+            yield finding.rule, finding.message, finding.line
+
+
+def _redefined(tree: Tree) -> Iterator[tuple[str, str, int | None]]:
+    for macro in tree.macros.values():
+        if macro.name in _KEYWORDS:
+            yield "keyword-redefined", f"the keyword `{macro.name}` is redefined by a macro", macro.line
+
+
+def _hollow(tree: Tree) -> Iterator[tuple[str, str, int | None]]:
+    if not tree.functions:
+        yield "no-function", "declarations only: no function is defined", None
+        return
+    hollow = [(function, why) for function in tree.functions if (why := _why_hollow(function, tree))]
+    if 2 * len(hollow) > len(tree.functions):
+        for function, why in hollow:
+            yield "hollow-body", f"`{function.name}` {why}", function.line
+
+
+def _why_hollow(function: Function, tree: Tree) -> str:
+    """Why the body does nothing, or ""."""
+    node = function.node
+    body = node.child_by_field_name("body")
+    if body is None:
+        return ""
+    statements = [child for child in body.named_children if child.type != "comment"]
+    if not statements:
+        return "has an empty body"
+    own = {name.text for name in tree.names if name.declares and node.start_byte <= name.node.start_byte < node.end_byte}
+    if any(_does_something(statement, own) for statement in _reachable(statements, tree.macros)):
+        return ""
+    return "only returns a constant" if statements[-1].type == "return_statement" else "does nothing with what it is given"
+
+
+def _reachable(statements: list[Node], macros: dict[str, Macro]) -> Iterator[Node]:
+    """Statements, and those in blocks, that are not behind a return or a condition that is always false."""
+    for statement in statements:
+        if statement.type == "compound_statement":
+            yield from _reachable(statement.named_children, macros)
+        elif statement.type in ("if_statement", "while_statement", "for_statement", "do_statement"):
+            yield from _let_through(statement, macros)
+        else:
+            yield statement
+        if statement.type in ("return_statement", "goto_statement"):
+            return
+
+
+def _let_through(statement: Node, macros: dict[str, Macro]) -> Iterator[Node]:
+    """The statement itself where its condition depends on something, else what the constant condition lets through."""
+    value = constant(statement.child_by_field_name("condition"), macros)
+    if value is None:
+        yield statement
+        return
+    if statement.type == "if_statement":
+        branch = statement.child_by_field_name("consequence" if value else "alternative")
+        inner = branch.named_children if branch is not None and branch.type == "else_clause" else [branch]
+    else:
+        inner = [statement.child_by_field_name("body")] if value or statement.type == "do_statement" else []
+    yield from _reachable([child for child in inner if child is not None], macros)
+
+
+def _does_something(statement: Node, own: set[str]) -> bool:
+    """Whether a statement of the body calls, changes or works out anything. `own`: parameters and local names."""
+    if statement.type == "declaration":
+        values = [child.child_by_field_name("value") for child in statement.named_children if child.type == "init_declarator"]
+        return any(value is not None and _works_out(value) for value in values)
+    if statement.type == "return_statement":
+        return any(_works_out(child) for child in statement.named_children)
+    return any(_is_effect(node, own) for node in _below(statement))
+
+
+def _is_effect(node: Node, own: set[str]) -> bool:
+    if node.type in (
+        "call_expression",
+        "update_expression",
+        "new_expression",
+        "delete_expression",
+        "throw_statement",
+        "return_statement",
+    ):
+        return True
+    if node.type != "assignment_expression":
+        return False
+    left, right = text(node.child_by_field_name("left")), node.child_by_field_name("right")
+    if left == text(right):
+        return False
+    kept = left not in own or text(node.child_by_field_name("operator")) != "="
+    return kept or (right is not None and _works_out(right))
+
+
+def _works_out(value: Node) -> bool:
+    """Whether an expression depends on anything but literals and bare names."""
+    for node in _below(value):
+        if node.type in _READS:
+            return True
+        if node.type in _OPERATES and any(leaf.type == "identifier" for leaf in _below(node)):
+            return True
+    return False
+
+
+def _below(node: Node) -> Iterator[Node]:
+    open_ends = [node]
+    while open_ends:
+        here = open_ends.pop()
+        yield here
+        open_ends += here.named_children
+
+
+def _echoed(prompt: str, code: str) -> Iterator[tuple[str, str, int | None]]:
+    written = "".join(code.split())
+    if len(written) > 40 and written in "".join(prompt.split()):
+        yield "echo", "the answer only repeats code of the prompt", None
+
+
+def _listed(tree: Tree, words: tuple[str, ...]) -> Iterator[tuple[str, str, int | None]]:
+    """The domain's words put one after another in a comment, as no sentence would."""
+    for comment in tree.comments:
+        for line_number, line in enumerate(comment.text.split("\n"), comment.line):
+            found = [word for word in dict.fromkeys(split(line)) if word in words]
+            total = len(re.findall(r"[A-Za-z]{2,}", line))
+            if len(found) >= _LISTED and 2 * len(found) > total:
+                yield "word-list", f"a comment lists words of the domain: {', '.join(found)}", line_number
