@@ -1,0 +1,319 @@
+"""Everything that can be checked before work is paid for: all of it, and all that is wrong is told at once."""
+
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import boto3
+import httpx
+from botocore.exceptions import BotoCoreError
+
+from reflux.artifacts import Artifacts
+from reflux.commands import Preflight
+from reflux.errors import POLICIES, ErrorClass, RefluxError, Terminal
+from reflux.events import PreflightPassed
+from reflux.spec import RunSpec
+from reflux.task import Task
+from services.teacher_worker import ingest, prompts, uploads
+from services.teacher_worker.bedrock import CallFailed, teacher_for
+
+Workers = Callable[[], list[dict[str, Any]]]
+
+CONNECTIVITY_PROMPT = "Generate a C struct for a TSN gate control list entry."
+CONNECTIVITY_WAITS = (0.5, 1.0)  # seconds before the second and the third try
+RECOMMENDED_GPUS = ("A100", "H100", "H200", "B200")
+HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `hint` says what to do unless `status` is ok; `code` is one of reflux.errors."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    message: str
+    hint: str = ""
+    code: str = "preflight_failed"
+
+
+def preflight(task: Task) -> PreflightPassed:
+    """Terminal with every failed check: the check's own code if it is the only one, else `preflight_failed`."""
+    assert isinstance(task.command, Preflight)
+    began = time.monotonic()
+    done: list[Check] = []
+    for check in checks(task.spec, task.artifacts, task.workers):
+        task.check()
+        done.append(check)
+        task.log(f"{check.name}: {check.message}", "info" if check.status == "ok" else "warning")
+        task.progress(len(done), len(done) + 1, "checks")
+    failed = [check for check in done if check.status == "failed"]
+    if failed:
+        raise terminal(failed)
+    warnings = tuple(f"{c.name}: {c.message} {c.hint}".strip() for c in done if c.status == "warning")
+    return PreflightPassed(key=task.command.key, seconds=time.monotonic() - began, warnings=warnings)
+
+
+def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Check]:
+    """Each check as it is made. `workers` gives the registrations; an empty list means that they are not known."""
+    yield _writable("artifact store", artifacts)
+    if spec.recipe == "distill":
+        for source in spec.data.sources:
+            yield _source(source.uri)
+        yield from _prompts(spec)
+        yield from _teacher(spec)
+    if spec.recipe == "finetune":
+        for uri in (spec.data.train, spec.data.validation):
+            if uri:
+                yield _rows(uri)
+    for name, uri in (("output target", spec.export.output_uri), ("data target", spec.export.data_uri)):
+        if uri:
+            yield _target(name, uri)
+    if spec.recipe == "job":
+        return
+    registered, unknown = _registered(workers)
+    if unknown:
+        yield unknown
+    trainers = [w for w in registered if w["service"] == "gpu_trainer"]
+    yield _student(spec, trainers)
+    yield _hub_token(spec)
+    if registered:
+        yield from _trainers(spec, trainers)
+        yield _compilers([w for w in registered if w["service"] == "evaluator"])
+    yield _disk(spec, trainers)
+
+
+def terminal(failed: list[Check]) -> Terminal:
+    """One error out of the checks that failed."""
+    only = failed[0] if len(failed) == 1 else None
+    if only and POLICIES[only.code].error_class == ErrorClass.TERMINAL:
+        return Terminal(only.code, f"{only.name}: {only.message}", only.hint)
+    lines = [f"{check.name}: {check.message} {check.hint}".strip() for check in failed]
+    return Terminal("preflight_failed", f"{len(lines)} of the checks failed.\n" + "\n".join(f"- {line}" for line in lines))
+
+
+def _failed(name: str, error: RefluxError) -> Check:
+    return Check(name, "failed", error.message, error.hint, error.code)
+
+
+def _writable(name: str, store: Artifacts) -> Check:
+    path = f".reflux-probe-{secrets.token_hex(4)}"
+    try:
+        store.create(path, b"")
+        store.delete(path)
+    except RefluxError as error:
+        return _failed(name, error)
+    return Check(name, "ok", f"{store.url} can be written")
+
+
+def _target(name: str, uri: str) -> Check:
+    try:
+        return _writable(name, Artifacts(uri))
+    except RefluxError as error:
+        return _failed(name, error)
+
+
+def _source(uri: str) -> Check:
+    name = f"source {uri}"
+    try:
+        store = ingest.open_source(uri)
+        listed = store.sizes() if store else {}
+    except RefluxError as error:
+        return _failed(name, error)
+    wanted = sum(PurePosixPath(path).suffix.lower() in ingest.SUFFIXES for path in listed)
+    if not wanted:
+        hint = POLICIES["empty_dataset"].hint
+        return Check(name, "failed", ingest.place(uri, store is not None, len(listed), wanted), hint, "empty_dataset")
+    return Check(name, "ok", f"{wanted} files of C or C++ among {len(listed)}")
+
+
+def _rows(uri: str) -> Check:
+    name = f"rows {uri}"
+    try:
+        count = sum(1 for _ in uploads.examples(uri))
+    except RefluxError as error:
+        return _failed(name, error)
+    return Check(name, "ok", f"{count} rows")
+
+
+def _prompts(spec: RunSpec) -> Iterator[Check]:
+    try:
+        chosen = prompts.from_file(spec)
+    except RefluxError as error:
+        yield _failed("prompts", error)
+        return
+    if chosen is not None:
+        yield Check("prompts", "ok", f"{len(chosen)} prompts")
+
+
+def _teacher(spec: RunSpec) -> Iterator[Check]:
+    teacher = spec.teacher
+    if teacher.provider == "bedrock":
+        yield _credentials(spec)
+    if teacher.skip_check:
+        yield Check("teacher", "warning", "not asked, as teacher.skip_check says")
+        return
+    tiny = teacher.model_copy(update={"max_teacher_tokens": 256})
+    trouble = None
+    for wait in (*CONNECTIVITY_WAITS, None):
+        try:
+            client = teacher_for(teacher)
+            with client.limiter.slot():
+                reply = client.converse(tiny, spec.prompts.system, CONNECTIVITY_PROMPT)
+            yield Check("teacher", "ok", f"{teacher.model} answered with {reply.output_tokens} tokens")
+            return
+        except RefluxError as error:
+            yield _failed("teacher", error)
+            return
+        except CallFailed as error:
+            trouble = error
+            if wait is None or error.trouble == "refused":
+                break
+            time.sleep(wait)
+    assert trouble is not None
+    if trouble.trouble == "refused" and teacher.provider == "recorded":
+        yield Check("teacher", "ok", "the recorded teacher is there")
+        return
+    code = "teacher_unreachable" if trouble.trouble == "refused" else trouble.trouble
+    message = f"{teacher.model} at {teacher.endpoint_url or teacher.region}: {trouble.message}"
+    yield Check("teacher", "failed", message, POLICIES[code].hint, code)
+
+
+def _credentials(spec: RunSpec) -> Check:
+    name = "credentials of the teacher"
+    if os.environ.get("BEDROCK_API_KEY"):
+        return Check(name, "ok", "BEDROCK_API_KEY is set")
+    try:
+        found = boto3.Session(region_name=spec.teacher.region).get_credentials()
+    except BotoCoreError as error:
+        return Check(name, "failed", str(error), POLICIES["no_credentials"].hint, "no_credentials")
+    if found is None:
+        return Check(name, "failed", "AWS credentials were not found", POLICIES["no_credentials"].hint, "no_credentials")
+    return Check(name, "ok", f"AWS credentials from {found.method}")
+
+
+def _registered(workers: Workers) -> tuple[list[dict[str, Any]], Check | None]:
+    try:
+        return workers(), None
+    except httpx.HTTPError as error:
+        return [], Check("workers", "warning", f"their registrations could not be read: {error}")
+
+
+def _student(spec: RunSpec, trainers: list[dict[str, Any]]) -> Check:
+    model = spec.student.model
+    if model.startswith("package:"):
+        return _here_or_there(_package(model.removeprefix("package:")), trainers)
+    folder = Path(model).expanduser()
+    if model.startswith(("/", ".", "~")) or folder.is_dir():
+        missing = None if (folder / "config.json").is_file() else f"{folder} has no config.json"
+        return _here_or_there(missing, trainers)
+    return _on_the_hub(model, spec.student.revision)
+
+
+def _package(name: str) -> str | None:
+    """What is missing of `DIST/path/in/it`, or None."""
+    distribution, _, inside = name.partition("/")
+    try:
+        found = metadata.distribution(distribution).locate_file(inside)
+    except metadata.PackageNotFoundError:
+        return f"the package {distribution} is not installed"
+    return None if Path(str(found)).is_file() else f"the package {distribution} has no file {inside}"
+
+
+def _here_or_there(missing: str | None, trainers: list[dict[str, Any]]) -> Check:
+    """A student on a disk can only be looked for on this machine; a trainer on another one may have it all the same."""
+    if missing is None:
+        return Check("student", "ok", "its files are there")
+    hint = "Correct student.model, or put its files on the GPU worker."
+    elsewhere = [w["name"] for w in trainers if "@" in w["name"] and not _is_here(w["name"])]
+    if elsewhere:
+        return Check("student", "warning", f"on this machine {missing}; {elsewhere[0]} will look for itself", hint)
+    return Check("student", "failed", missing, hint, "model_not_found")
+
+
+def _is_here(worker: str) -> bool:
+    return worker.split("@", 1)[1].startswith(socket.gethostname())
+
+
+def _on_the_hub(model: str, revision: str | None) -> Check:
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        url = f"{hub}/{model}/resolve/{revision or 'main'}/config.json"
+        status = httpx.head(url, headers=headers, follow_redirects=True, timeout=HUB_SECONDS).status_code
+    except httpx.HTTPError as error:
+        message = f"{hub} can't be reached from here, so {model} was not looked for ({type(error).__name__})"
+        return Check("student", "warning", message, "The GPU worker needs the road to the hub, or the model in its cache.")
+    if status in (401, 403):
+        return Check("student", "failed", f"{model} does not exist or is gated", "Set HF_TOKEN.", "model_not_found")
+    if status == 404:
+        at = f" at revision {revision}" if revision else ""
+        return Check("student", "failed", f"the hub has no {model}{at}", "Correct student.model.", "model_not_found")
+    if status >= 400:
+        return Check("student", "warning", f"{hub} answered {status} for {model}", "Try again, or name a local folder.")
+    return Check("student", "ok", f"{model} is on the hub")
+
+
+def _hub_token(spec: RunSpec) -> Check:
+    if os.environ.get("HF_TOKEN"):
+        return Check("HF_TOKEN", "ok", "set")
+    local = spec.student.model.startswith(("package:", "/", ".", "~"))
+    if spec.export.hub_repo:
+        message = f"not set: nothing can be pushed to {spec.export.hub_repo}"
+        return Check("HF_TOKEN", "warning", message, "Set HF_TOKEN for the teacher workers.")
+    if local:
+        return Check("HF_TOKEN", "ok", "not needed")
+    return Check("HF_TOKEN", "warning", "not set: gated models can't be loaded", "Set HF_TOKEN for the GPU worker.")
+
+
+def _trainers(spec: RunSpec, trainers: list[dict[str, Any]]) -> Iterator[Check]:
+    hint = POLICIES["gpu_missing"].hint
+    if not trainers:
+        yield Check("gpu_trainer", "failed", "no gpu_trainer was ever there", hint, "gpu_missing")
+        return
+    if not any(w["alive"] for w in trainers):
+        yield Check("gpu_trainer", "warning", f"{trainers[0]['name']} is silent; the run will wait for it", hint)
+    best = max((w["capabilities"] for w in trainers), key=lambda c: bool(c.get("cuda")))
+    student = spec.student
+    if not best.get("cuda"):
+        if student.device == "cuda" or (student.method == "qlora" and student.device != "cpu"):
+            why = "student.device is cuda" if student.device == "cuda" else "student.method is qlora"
+            yield Check("GPU", "failed", f"{why}, but no gpu_trainer has CUDA", hint, "gpu_missing")
+        else:
+            yield Check("GPU", "warning", "none; training runs on the CPU, which only small students bear")
+        return
+    gpu = str(best.get("gpu"))
+    if not any(name in gpu for name in RECOMMENDED_GPUS):
+        yield Check("GPU", "warning", f"{gpu} is not the recommended one", f"Recommended: {' or '.join(RECOMMENDED_GPUS)}.")
+    elif not (best.get("tf32") and best.get("cudnn")):
+        yield Check("GPU", "warning", f"{gpu} has no TF32 or no cuDNN here", "Look at the torch build of the GPU worker.")
+    else:
+        yield Check("GPU", "ok", f"{gpu}, {best.get('gpu_memory_gb')} GB")
+
+
+def _compilers(evaluators: list[dict[str, Any]]) -> Check:
+    hint = "Install gcc and g++ where the evaluators run."
+    if not evaluators:
+        return Check("evaluators", "warning", "no evaluator was ever there; the run will wait for one", "Start an evaluator.")
+    without = [w["name"] for w in evaluators if not w["capabilities"].get("gcc")]
+    if without:
+        return Check("evaluators", "warning", f"no gcc at {', '.join(without)}: scoring is heuristic there", hint)
+    return Check("evaluators", "ok", f"{len(evaluators)} with gcc")
+
+
+def _disk(spec: RunSpec, trainers: list[dict[str, Any]]) -> Check:
+    """The GPU worker's disk as it registered it; this machine's if none says."""
+    free = {w["name"]: w["capabilities"]["disk_free_gb"] for w in trainers if w["capabilities"].get("disk_free_gb") is not None}
+    free = free or {"this machine": shutil.disk_usage("/").free / 1e9}
+    name, least = min(free.items(), key=lambda pair: float(pair[1]))
+    if least < spec.limits.min_disk_gb:
+        message = f"{least:.1f} GB are free at {name}, {spec.limits.min_disk_gb:g} GB are wanted"
+        return Check("disk", "failed", message, POLICIES["disk_low"].hint, "disk_low")
+    return Check("disk", "ok", f"{least:.1f} GB are free at {name}")
