@@ -130,7 +130,7 @@ def translated(error: Exception, url: str) -> RefluxError:
         return Terminal("access_denied", f"No right to read or write {url}: {text}")
     if "NoSuchBucket" in str(error):
         return Terminal("no_such_bucket", f"There is no bucket at {url}")
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) or "Unable to recognise URL" in text:
         return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}")
     if "503" in text or "SlowDown" in str(error) or "429" in text:
         return Retriable("s3_throttled", f"{url}: {text}")

@@ -56,7 +56,7 @@ def preflight(task: Task) -> PreflightPassed:
     failed = [check for check in done if check.status == "failed"]
     if failed:
         raise terminal(failed)
-    warnings = tuple(f"{c.name}: {c.message} {c.hint}".strip() for c in done if c.status == "warning")
+    warnings = tuple(_told(check) for check in done if check.status == "warning")
     return PreflightPassed(key=task.command.key, seconds=time.monotonic() - began, warnings=warnings)
 
 
@@ -94,8 +94,12 @@ def terminal(failed: list[Check]) -> Terminal:
     only = failed[0] if len(failed) == 1 else None
     if only and POLICIES[only.code].error_class == ErrorClass.TERMINAL:
         return Terminal(only.code, f"{only.name}: {only.message}", only.hint)
-    lines = [f"{check.name}: {check.message} {check.hint}".strip() for check in failed]
-    return Terminal("preflight_failed", f"{len(lines)} of the checks failed.\n" + "\n".join(f"- {line}" for line in lines))
+    lines = "\n".join(f"- {_told(check)}" for check in failed)
+    return Terminal("preflight_failed", f"Failed checks: {len(failed)}.\n{lines}", only.hint if only else "")
+
+
+def _told(check: Check) -> str:
+    return f"{check.name}: {check.message.rstrip('.')}. {check.hint}".strip()
 
 
 def _failed(name: str, error: RefluxError) -> Check:
@@ -129,7 +133,8 @@ def _source(uri: str) -> Check:
     wanted = sum(PurePosixPath(path).suffix.lower() in ingest.SUFFIXES for path in listed)
     if not wanted:
         hint = POLICIES["empty_dataset"].hint
-        return Check(name, "failed", ingest.place(uri, store is not None, len(listed), wanted), hint, "empty_dataset")
+        what = f"{len(listed)} files, none of them C or C++" if store is not None else "there is no such folder"
+        return Check(name, "failed", what, hint, "empty_dataset")
     return Check(name, "ok", f"{wanted} files of C or C++ among {len(listed)}")
 
 
