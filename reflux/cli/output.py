@@ -44,9 +44,9 @@ def runs_table(runs: list[RunView]) -> Table:
 
 
 def epochs_table(epochs: list[EpochMetrics], best: int | None) -> Table:
-    """One row an epoch; `dev` chooses the best (★), `corrected` counts admitted of requested."""
+    """One row an epoch. `dev` chooses the best (★); `gcc` is the share that compiles, `taken` corrections admitted of requested."""
     table = Table(box=None, pad_edge=False)
-    columns = ("epoch", "loss", "practice", "dev", "syntax", "proto", "safety", "style", "compile", "poor", "corrected")
+    columns = ("epoch", "loss", "practice", "dev", "syntax", "words", "safety", "style", "gcc", "poor", "taken")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for e in epochs:
@@ -69,7 +69,7 @@ def epochs_table(epochs: list[EpochMetrics], best: int | None) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("test prompts", "score", "syntax", "proto", "safety", "style", "compile"):
+    for column in ("test prompts", "score", "syntax", "words", "safety", "style", "gcc"):
         table.add_column(column, justify="left" if column == "test prompts" else "right", no_wrap=True)
     for name, s in (("base model", comparison.base), ("trained student", comparison.best)):
         table.add_row(

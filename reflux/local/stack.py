@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Stack:
     # Starting
 
     def _start(self) -> None:
+        self.started_at = datetime.now(UTC).isoformat()
         self.ports = {name: servers.free_port() for name in ("postgres", "valkey", "api", "teacher")}
         self.keys = self._keys()
         self._start_postgres()
@@ -129,6 +131,7 @@ class Stack:
             self._add(name, command, env | named)
             if name == "api":
                 self._wait_for_api()
+        self._wait_for_workers()
         self._write_state()
 
     def commands(self) -> dict[str, list[str]]:
@@ -193,15 +196,33 @@ class Stack:
 
     def _wait_for_api(self) -> None:
         self.tell("the API")
-        until = time.monotonic() + 180
+        self._wait(lambda: httpx.get(f"{self.api_url}/readyz", timeout=5).status_code == 200, "api")
+
+    def _wait_for_workers(self) -> None:
+        """Until each has registered: a run that is created before would find no worker that can do it."""
+        headers = {"Authorization": f"Bearer {self.keys['worker']}"}
+        for name, process in self.processes.items():
+            incarnated = process.env.get("REFLUX_WORKER_NAME")
+            if incarnated is None:
+                continue
+            self.tell(name)
+
+            def registered(worker: str = incarnated) -> bool:
+                rows = httpx.get(f"{self.api_url}/v1/workers", headers=headers, timeout=5).json()
+                return any(row["name"] == worker and row["registered_at"] >= self.started_at for row in rows)
+
+            self._wait(registered, name)
+
+    def _wait(self, there: Callable[[], bool], name: str, seconds: float = 300) -> None:
+        until = time.monotonic() + seconds
         while True:
             try:
-                if httpx.get(f"{self.api_url}/readyz", timeout=5).status_code == 200:
+                if there():
                     return
             except httpx.HTTPError:
                 pass
             if time.monotonic() > until:
-                raise TimeoutError(f"The API did not start; see {self.folder / 'logs' / 'api.log'}.")
+                raise TimeoutError(f"{name} did not start within {seconds:g} s; see {self.folder / 'logs' / name}.log.")
             time.sleep(0.1)
 
     def _add(self, name: str, command: list[str], env: dict[str, str], stop: signal.Signals = signal.SIGTERM) -> None:

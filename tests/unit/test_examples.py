@@ -134,7 +134,7 @@ def test_demo_asks_for_sources_that_exist() -> None:
 
 
 def _demo() -> spec.RunSpec:
-    text = (EXAMPLES / "demo.yaml").read_text().replace("${examples}", str(EXAMPLES))
+    text = (EXAMPLES / "demo.yaml").read_text().replace("${here}", str(EXAMPLES))
     run, problems = spec.check(yaml.safe_load(text))
     assert problems == []
     assert run is not None
