@@ -69,7 +69,8 @@ def _gather(task: Task, command: Deliver, results: Path) -> None:
 def model_card(spec: RunSpec, summary: Summary, sources: Counter[str]) -> str:
     """README.md of the adapter: what it was made of, how well it does, and what is not known."""
     base = summary.student
-    front = ["---", f"base_model: {base}", "library_name: peft", "tags:", "- lora", "- code", "- reflux", "---"]
+    on_hub = not base.startswith(("package:", "/", ".", "~"))
+    front = ["---", *([f"base_model: {base}"] if on_hub else ()), "library_name: peft", "tags:", "- code", "- reflux", "---"]
     parts = [
         "\n".join(front),
         f"# {summary.name}",

@@ -88,9 +88,9 @@ def _function(node: Node, source: bytes, comments: dict[int, Node], language: La
     declarator = _declarator(node)
     if body is None or body.type not in ("compound_statement", "try_statement") or not body.named_child_count or not declarator:
         return None
-    name = _collapsed(declarator.text or b"")
+    name = _name(declarator)
     scope = tuple(_scope(node))
-    if NO_NAMES.fullmatch(name) or not (node.child_by_field_name("type") or _needs_no_type(name, declarator, scope)):
+    if NO_NAMES.fullmatch(name) or not (node.child_by_field_name("type") or _needs_no_type(name, scope)):
         return None
     outer = node
     while outer.parent is not None and outer.parent.type in WRAPPERS:
@@ -118,8 +118,10 @@ def _declarator(node: Node) -> Node | None:
         match inner.type:
             case "identifier" | "field_identifier" | "qualified_identifier" | "destructor_name" | "operator_name":
                 return inner if is_function else None
-            case "operator_cast" | "template_function":
-                return inner.child_by_field_name("name") or inner.child_by_field_name("type")
+            case "template_function":
+                return inner.child_by_field_name("name")
+            case "operator_cast":
+                return inner
             case "function_declarator":
                 is_function = True
         below = inner.child_by_field_name("declarator")
@@ -129,12 +131,18 @@ def _declarator(node: Node) -> Node | None:
     return None
 
 
-def _needs_no_type(name: str, declarator: Node, scope: tuple[str, ...]) -> bool:
+def _name(declarator: Node) -> str:
+    if declarator.type == "operator_cast":
+        target = declarator.child_by_field_name("type")
+        return f"operator {_collapsed((target.text if target else None) or b'')}"
+    return _collapsed(declarator.text or b"")
+
+
+def _needs_no_type(name: str, scope: tuple[str, ...]) -> bool:
     """Constructors, destructors and conversions; anything else without a type was a macro's call."""
     parts = name.split("::")
     return (
         parts[-1].startswith(("~", "operator"))
-        or (declarator.parent is not None and declarator.parent.type == "operator_cast")
         or (len(parts) > 1 and re.sub(r"<.*", "", parts[-2]) == parts[-1])
         or (bool(scope) and scope[-1] == name)
     )

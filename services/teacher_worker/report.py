@@ -169,7 +169,7 @@ def _plots(summary: Summary) -> Iterator[tuple[str, Figure]]:
 
 
 def _scores_plot(epochs: tuple[EpochMetrics, ...]) -> Figure:
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     numbers = [e.epoch for e in epochs]
     for part, colour in zip(PARTS, COLOURS, strict=True):
@@ -179,7 +179,7 @@ def _scores_plot(epochs: tuple[EpochMetrics, ...]) -> Figure:
         dev = [(e.epoch, e.dev.overall) for e in epochs if e.dev]
         axes.plot(*zip(*dev, strict=True), "s--", color=COLOURS[0], label="dev, overall")
     axes.set(xlabel="epoch", ylabel="mean score", ylim=(0, 10.3), xticks=numbers, title="Scores by epoch and part")
-    axes.legend(fontsize="small", loc="lower right")
+    figure.legend(fontsize="small", loc="outside right upper")
     axes.grid(alpha=0.3)
     return figure
 

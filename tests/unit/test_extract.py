@@ -1,0 +1,138 @@
+"""Functions found in C and C++: what is taken along, what is dropped, what a broken file still gives."""
+
+import pytest
+
+from services.teacher_worker.examples import _brief, instruction, job
+from services.teacher_worker.extract import Function, functions, language_of
+
+
+def names(text: str, path: str = "a.c") -> list[str]:
+    return [function.name for function in functions(text, path)]
+
+
+def only(text: str, path: str = "a.c") -> Function:
+    found = functions(text, path)
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("int f(int a) { return a; }", "a.c", ["f"]),
+        ("static inline int f(void)\n{\n return 1;\n}", "a.c", ["f"]),
+        ("static __attribute__((always_inline)) int f(int a) { return a; }", "a.c", ["f"]),
+        ("int old(a, b) int a; char *b; { return a; }", "a.c", ["old"]),
+        ("struct foo *find(void)\n{ return 0; }", "a.c", ["find"]),
+        ("int (*pick(int x))(int) { return 0; }", "a.c", ["pick"]),
+        ("static int __init start(void) { return go(); }", "a.c", ["start"]),
+        ("#ifdef A\nint f(void) { return 1; }\n#else\nint f(void) { return 2; }\n#endif", "a.c", ["f", "f"]),
+        ("int f(int a);\nint x = 3;\nstruct s { int a; };", "a.c", []),
+        ("int f(void) {}", "a.c", []),
+        ("TEST(gate, opens) { check(1); }\nint f(void) { return 1; }", "a.cpp", ["f"]),
+        ("namespace a::b { namespace { int f() { return 1; } } }", "a.cpp", ["f"]),
+        ("class G { public: int open() const { return s_; } int s_; };", "a.hpp", ["open"]),
+        ("class G { G(int s) : s_(s) { log(s); } ~G() { log(0); } int s_; };", "a.hh", ["G", "~G"]),
+        ("class G { operator bool() const { return true; } };", "a.hh", ["operator bool"]),
+        ("class G { G() = default; int f() = delete; };", "a.hh", []),
+        ("int Gate::open() const { return 1; }", "a.cc", ["Gate::open"]),
+        ("template <typename T> T most(T a, T b) { return a > b ? a : b; }", "a.hpp", ["most"]),
+        ('extern "C" { int f(void) { return 1; } }', "a.cxx", ["f"]),
+        ("int f(void) { auto l = [](int x) { return x; }; return l(1); }", "a.cpp", ["f"]),
+        ("int f(void) { return 1; }\n@@@ what;\nint g(void) { return 2; }", "a.c", ["f", "g"]),
+        ("", "a.c", []),
+    ],
+)
+def test_functions_found(text: str, path: str, expected: list[str]) -> None:
+    assert names(text, path) == expected
+
+
+def test_names_that_a_macro_hid_are_dropped() -> None:
+    text = "void f(void)\n{\n#define LOOP for (;;) {\n  LOOP\n}\nint if (x) { y(); }\nint while (x) { y(); }\n"
+    assert not {"if", "while", "for"} & set(names(text))
+
+
+def test_the_leading_comment_belongs_to_the_function() -> None:
+    text = "int x;\n\n/**\n * @brief Open the gate.\n */\n// now\nint gate_open(int n)\n{\n    return n;\n}\n"
+    found = only(text)
+    assert found.text.startswith("/**\n * @brief Open")
+    assert found.lines == (3, 10)
+    assert "\n".join(text.split("\n")[2:10]) == found.text
+    assert job(found) == "Open the gate."
+
+
+def test_a_comment_after_a_blank_line_and_a_licence_do_not() -> None:
+    assert only("// far away\n\nint f(void) { return 1; }").comment == ""
+    assert only("/* SPDX-License-Identifier: MIT */\nint f(void) { return 1; }").text.startswith("int f")
+    assert only("/* Copyright (c) 2024 Somebody */\nint f(void) { return 1; }").comment == ""
+
+
+def test_signature_scope_and_indentation_of_a_method() -> None:
+    method = "  /// Open it.\n  int open(int n, // which\n           bool now) const {\n    return n;\n  }\n"
+    text = "namespace tsn {\nclass Gate {\n" + method + "};\n}\n"
+    found = only(text, "a.hpp")
+    assert found.signature == "int open(int n, bool now) const"
+    assert found.scope == ("tsn", "Gate")
+    assert found.text.startswith("/// Open it.\nint open(")
+
+
+def test_a_template_keeps_its_head_and_a_constructor_loses_its_initializers() -> None:
+    assert only("template <typename T>\nT f(T a) { return a; }", "a.hpp").signature == "template <typename T> T f(T a)"
+    assert only("class G { G(int s) : s_(s) { log(s); } int s_; };", "a.hpp").signature == "G(int s)"
+
+
+def test_broken_functions_are_flagged() -> None:
+    assert only("int f(void) { int a = ; return 1; }").broken
+    assert not only("int f(void) { return 1; }").broken
+
+
+def test_text_with_wide_characters_is_cut_at_the_right_place() -> None:
+    found = functions("// Größe über alles — ☃\nint a(void) { return 1; }\n/* ☃ */\nint b(void) { return 2; }\n", "a.c")
+    assert [f.text.split("\n")[-1] for f in found] == ["int a(void) { return 1; }", "int b(void) { return 2; }"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "language"),
+    [
+        ("int f(void);", "a.h", "c"),
+        ("namespace a { int f(); }", "a.h", "cpp"),
+        ("/* namespace */ int f(void);", "a.h", "c"),
+        ("class G { public: int f(); };", "a.h", "cpp"),
+        ("int f();", "a.cc", "cpp"),
+        ("namespace x {}", "a.c", "c"),
+    ],
+)
+def test_language_of_a_header(text: str, path: str, language: str) -> None:
+    assert language_of(text, path) == language
+
+
+@pytest.mark.parametrize(
+    ("comment", "brief"),
+    [
+        ("/** @brief Opens a gate.\n * @param n Which.\n */", "Opens a gate."),
+        ("/**\n * taprio_init - set up the schedule\n * @sch: the qdisc\n */", "set up the schedule"),
+        ("// Adds two numbers. Never fails.", "Adds two numbers."),
+        ("/* ------------------------------ */", ""),
+        ("/* TODO */", ""),
+        ("/// Sends a frame\n/// over two lines.", "Sends a frame over two lines."),
+        ("/*!< \\brief Works with 802.1Qbv gates, as it should. */", "Works with 802.1Qbv gates, as it should."),
+    ],
+)
+def test_the_first_sentence_of_a_comment(comment: str, brief: str) -> None:
+    assert _brief(comment).rstrip(".") == brief.rstrip(".")
+
+
+def test_every_instruction_names_signature_job_and_domain() -> None:
+    texts = set()
+    for i in range(20):
+        function = only(f"/** @brief Opens gate number {i}. */\nint gate_open_{i}(int n) {{ return n; }}")
+        text = instruction(function, "tsn")
+        assert f"int gate_open_{i}(int n)" in text
+        assert f"Opens gate number {i}." in text
+        assert "Time-Sensitive Networking" in text
+        texts.add(text.split("gate")[0])
+    assert len(texts) == 4, "all four wordings occur"
+
+
+def test_a_function_without_comment_is_described_by_its_name() -> None:
+    assert "set gate state" in job(only("void tsn_setGateState(int n) { g = n; }"))
