@@ -15,6 +15,7 @@ from obstore.store import from_url
 from pydantic import BaseModel
 
 from reflux.errors import RefluxError, Retriable, Terminal
+from reflux.secret import secret
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -24,8 +25,8 @@ class Artifacts:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        options: dict[str, Any] = {"mkdir": True} if url.startswith("file:") else {}
         try:
+            options: dict[str, Any] = {"mkdir": True} if url.startswith("file:") else _keys() if url.startswith("s3:") else {}
             self.store = from_url(url, **options)
         except Exception as error:
             raise translated(error, url) from error
@@ -121,6 +122,12 @@ class Artifacts:
             raise
         except Exception as error:
             raise translated(error, self.url) from error
+
+
+def _keys() -> dict[str, str]:
+    """The keys of an S3 store. Where none are named, obstore looks further: a role, the machine's own identity."""
+    names = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+    return {option: value for option, name in names.items() if (value := secret(name))}
 
 
 def translated(error: Exception, url: str) -> RefluxError:

@@ -8,6 +8,7 @@ A handler takes a Task and returns the fact that answers its command, or raises.
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from reflux.errors import RefluxError, Stopped, failure
 from reflux.events import Event
 from reflux.protocol import Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
 from reflux.queues import ROUTES, kinds, make_app
+from reflux.secret import secret
 from reflux.task import Task
 
 log = structlog.get_logger()
@@ -187,10 +189,10 @@ def main(
     if missing:
         raise ValueError(f"{service} has handlers for {missing}, which are not routed to it")
     name = os.environ.get("REFLUX_WORKER_NAME") or f"{service}@{socket.gethostname()}-{secrets.token_hex(3)}"
-    api = Api(os.environ["REFLUX_API_URL"], _secret("REFLUX_WORKER_KEY"))
-    worker = Worker(service, handlers, api, os.environ["REFLUX_ARTIFACTS_URL"], name)
+    api = Api(_needed("REFLUX_API_URL"), _needed("REFLUX_WORKER_KEY"))
+    worker = Worker(service, handlers, api, _needed("REFLUX_ARTIFACTS_URL"), name)
     worker.register(capabilities())
-    app = make_app(_secret("REFLUX_BROKER_URL"), service)
+    app = make_app(_needed("REFLUX_BROKER_URL"), service)
     _connect(app, worker, service)
     threads = concurrency or int(os.environ.get("REFLUX_CONCURRENCY", "2"))
     app.worker_main(
@@ -219,10 +221,8 @@ def _connect(app: Celery, worker: Worker, service: str) -> None:
     worker_shutting_down.connect(lambda **_: worker.shut_down(), weak=False)
 
 
-def _secret(name: str) -> str:
-    """A secret from the environment, or from the file that NAME_FILE names."""
-    file = os.environ.get(f"{name}_FILE")
-    if file:
-        with open(file) as opened:
-            return opened.read().strip()
-    return os.environ[name]
+def _needed(name: str) -> str:
+    value = secret(name)
+    if not value:
+        sys.exit(f"{name} is not set. Set it, or set {name}_FILE to the file that holds it.")
+    return value

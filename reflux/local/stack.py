@@ -48,6 +48,7 @@ class Stack:
     env: dict[str, str] = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
     processes: dict[str, Process] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> "Stack":
         self.folder = self.folder.resolve()
@@ -121,10 +122,6 @@ class Stack:
         self._start_postgres()
         self._start_valkey()
         env = self._environment()
-        if self.teacher_answers:
-            answers = [part for path in self.teacher_answers for part in ("--answers", str(path.resolve()))]
-            port = ["--port", str(self.ports["teacher"])]
-            self._add("teacher", [sys.executable, "-m", "reflux.local.recorded_teacher", *answers, *port], env)
         for name, command in self.commands().items():
             service = name.split("-")[0]
             named = {"REFLUX_WORKER_NAME": f"{name}@{self.folder}"} if service in self.workers else {}
@@ -135,12 +132,15 @@ class Stack:
         self._write_state()
 
     def commands(self) -> dict[str, list[str]]:
-        """The product's own processes, as they run anywhere."""
+        """The product's own processes, as they run anywhere; `ports` say where."""
+        commands = {}
+        if self.teacher_answers:
+            answers = [part for path in self.teacher_answers for part in ("--answers", str(path.resolve()))]
+            port = ["--port", str(self.ports["teacher"])]
+            commands["teacher"] = [sys.executable, "-m", "reflux.local.recorded_teacher", *answers, *port]
         api = [sys.executable, "-m", "uvicorn", "--factory", "services.api.app:make_app", "--no-access-log"]
-        commands = {
-            "api": [*api, "--host", "127.0.0.1", "--port", str(self.ports["api"])],
-            "control": [sys.executable, "-m", "services.api.control"],
-        }
+        commands["api"] = [*api, "--host", "127.0.0.1", "--port", str(self.ports["api"])]
+        commands["control"] = [sys.executable, "-m", "services.api.control"]
         for service, count in self.workers.items():
             for number in range(1, count + 1):
                 commands[f"{service}-{number}"] = [sys.executable, "-m", f"services.{service}"]
