@@ -104,6 +104,7 @@ def carry_out(task: Task, bench: Any) -> dict[str, Any]:
         return {"failure": error.failure().model_dump(mode="json")}
     except Exception as error:  # noqa: BLE001 (the border of the process: what is not foreseen is told, and the traceback logged)
         traceback.print_exc()
+        bench.forget()  # whatever was left half done with the model
         return {"failure": failure("internal", f"{type(error).__name__}: {error}").model_dump(mode="json")}
     return {"event": event.model_dump(mode="json")}
 

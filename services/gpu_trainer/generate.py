@@ -15,12 +15,13 @@ from typing import Any
 from reflux.commands import Chunk, Generate
 from reflux.errors import Terminal
 from reflux.events import AnswersGenerated
-from reflux.records import Answer, Prompt, digest
+from reflux.records import Answer, Prompt
 from reflux.task import Task
 from services.gpu_trainer import adapters
 from services.gpu_trainer.chat import encode_prompt
 from services.gpu_trainer.models import Bench, Student, free_memory, out_of_memory
 from services.gpu_trainer.sampling import Draft, Sampling, write
+from services.gpu_trainer.seeds import seed
 
 
 @dataclass
@@ -128,7 +129,7 @@ class _Writer:
 
     def _draft(self, prompt: Prompt, sample: int) -> Draft:
         ids, cut = encode_prompt(self.student.tokenizer, self.task.spec.prompts.system, prompt.text, self.prompt_limit)
-        return Draft(ids, seed=_seed(self.task.spec.seed, self.task.command.epoch, prompt.id, sample), cut=cut)
+        return Draft(ids, seed=seed(self.task.spec.seed, self.task.command.epoch, prompt.id, sample), cut=cut)
 
     def _after_token(self, group: list[Piece], answers: float) -> None:
         """Store each chunk of which the last answer has just ended."""
@@ -163,7 +164,3 @@ def _rows(piece: Piece) -> bytes:
         for (prompt, sample), draft in zip(piece.wanted, piece.drafts, strict=True)
     ]
     return "".join(answer.model_dump_json() + "\n" for answer in answers).encode()
-
-
-def _seed(*parts: object) -> int:
-    return int(digest(*map(str, parts)), 16) % 2**63

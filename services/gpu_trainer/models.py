@@ -75,11 +75,10 @@ class Bench:
 
 
 def prepare_torch() -> None:
-    """The process-wide switches: TF32 and autotuned convolutions on a GPU, all cores on a CPU, no progress bars."""
+    """The process-wide switches: TF32 and autotuned convolutions on a GPU, no progress bars."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     transformers_logging.disable_progress_bar()
 
 
@@ -131,6 +130,8 @@ def _load(wanted: spec.Student, device: torch.device, dtype: torch.dtype, quanti
         first_line = str(error).strip().split("\n")[0]
         raise Terminal("model_not_found", f"{wanted.model} can't be loaded: {first_line}") from error
     model.requires_grad_(False).eval()
+    # On a CPU, sharing out the small operations of a small model costs more than it brings.
+    torch.set_num_threads(1 if model.num_parameters() < 10_000_000 else len(os.sched_getaffinity(0)))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:

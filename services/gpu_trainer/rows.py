@@ -1,6 +1,5 @@
 """Which conversations an epoch trains on, and in which order."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from reflux.errors import Terminal
 from reflux.records import Correction, Message, TeacherAnswer
 from reflux.spec import RunSpec
 from reflux.task import Task
+from services.gpu_trainer.seeds import draws
 
 VALIDATION_ROWS = 16
 
@@ -36,7 +36,7 @@ def training_rows(task: Task, command: Train) -> list[Row]:
     examples = list(_chat_rows(task, command.train_path))
     most = spec.training.max_examples
     if most is not None and len(examples) > most:
-        examples = random.Random(f"{spec.seed}-{command.epoch}").sample(examples, most)  # noqa: S311 (a draw, not a secret)
+        examples = draws(spec.seed, command.epoch, "examples").sample(examples, most)
     answers: dict[str, Row] = {}
     for path in command.taught_paths:
         for taught in task.artifacts.read_rows(path, TeacherAnswer):
@@ -62,7 +62,7 @@ def validation_rows(task: Task, command: Train) -> list[Row]:
     rows = list(_chat_rows(task, command.val_path))
     if len(rows) > VALIDATION_ROWS:
         task.log(f"validating on {VALIDATION_ROWS} of {len(rows)} rows")
-        rows = random.Random(task.spec.seed).sample(rows, VALIDATION_ROWS)  # noqa: S311
+        rows = draws(task.spec.seed, "validation").sample(rows, VALIDATION_ROWS)
     return rows
 
 
@@ -74,7 +74,7 @@ def plan(rows: int, spec: RunSpec, epoch: int) -> list[list[int]]:
     training = spec.training
     width = training.batch_size * training.accumulation
     steps = training.max_steps or -(-rows * training.epochs // width)
-    shuffled = random.Random(f"{spec.seed}-{epoch}-order")  # noqa: S311
+    shuffled = draws(spec.seed, epoch, "order")
     order: list[int] = []
     wanted = steps * width if training.max_steps else rows * training.epochs
     while len(order) < wanted:

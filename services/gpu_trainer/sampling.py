@@ -102,10 +102,11 @@ def choose(logits: torch.Tensor, luck: torch.Tensor, temperature: float, top_p: 
         likeliest, tokens = probabilities.sort(descending=True)
     before = likeliest.cumsum(-1) - likeliest
     weights = torch.where(before < top_p, likeliest, 0.0)
-    reached = weights.cumsum(-1)
-    place = (reached <= luck[:, None] * reached[:, -1:]).sum(-1)
-    last = (weights > 0).sum(-1) - 1
-    return tokens.gather(1, torch.minimum(place, last)[:, None])[:, 0]
+    # In the order of their numbers: in that of their probabilities, two that are nearly alike would change places by rounding.
+    tokens, places = tokens.sort(dim=-1)
+    reached = weights.gather(1, places).cumsum(-1)
+    place = torch.searchsorted(reached, luck[:, None] * reached[:, -1:], right=True).clamp(max=reached.shape[-1] - 1)
+    return tokens.gather(1, place)[:, 0]
 
 
 def end_of_code(text: str) -> int | None:

@@ -26,12 +26,12 @@ from torch.nn import functional
 from reflux.commands import Train
 from reflux.errors import Stopped, Terminal
 from reflux.events import AdapterTrained
-from reflux.records import digest
 from reflux.spec import Training
 from reflux.task import Task
 from services.gpu_trainer import adapters, checkpoints, rows
 from services.gpu_trainer.chat import Encoded, encode
 from services.gpu_trainer.models import Bench, Student, free_memory, out_of_memory
+from services.gpu_trainer.seeds import seed
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -55,7 +55,7 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         start = task.artifacts.download(command.adapter_path, folder / "start") if command.adapter_path else None
-        torch.manual_seed(_seed(task.spec.seed, command.epoch, "start"))
+        torch.manual_seed(seed(task.spec.seed, command.epoch, "start"))
         with adapters.trainable(student, task.spec, start) as model:
             run = _Run(task, student, model, examples, held_out, plan)
             run.to_the_end()
@@ -137,7 +137,7 @@ class _Run:
         self.state, self.best = checkpoints.resume(self.task, self.state, self.parameters, self.optimizer)
         self.saved_at = self.state.step
         if self.settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.activation_checkpointing_enable()
         self.model.train()
         try:
             while True:
@@ -155,7 +155,8 @@ class _Run:
             # In train mode, checkpointing makes generation silently wrong: nothing of it may outlive the training.
             self.model.eval()
             if self.settings.gradient_checkpointing:
-                self.model.gradient_checkpointing_disable()
+                self.model.activation_checkpointing_disable()
+                self.model.disable_input_require_grads()
         if self._gets_worse():
             self.task.log(f"stopped early at step {self.state.step}: validation was best at step {self.state.best_step}")
             for name, tensor in self.best.items():
@@ -184,7 +185,7 @@ class _Run:
     def _optimize(self, step: int, batch: list[Encoded]) -> tuple[float, float]:
         """One optimizer step over all rows of `batch`; the mean loss of their answers' tokens, and the gradient's norm."""
         while True:
-            torch.manual_seed(_seed(self.task.spec.seed, self.task.command.epoch, step))
+            torch.manual_seed(seed(self.task.spec.seed, self.task.command.epoch, step))
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 loss = self._backward(step, batch)
@@ -274,10 +275,6 @@ def _batches(batch: list[Encoded], size: int) -> Iterator[list[Encoded]]:
     by_length = sorted(batch, key=lambda row: len(row.ids))
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
-
-
-def _seed(*parts: object) -> int:
-    return int(digest(*map(str, parts)), 16) % 2**63
 
 
 def _memory(device: torch.device) -> dict[str, float]:
