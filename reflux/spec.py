@@ -143,10 +143,16 @@ class Refining(Section):
 
 
 class Rubric(Section):
-    """Overrides of the scoring rubric, by field name; `services/evaluator/rubric.py` has them all."""
+    """How answers are scored. `overrides` by field name; `services/evaluator/rubric.py` has them all."""
 
     overrides: dict[str, float] = Field(default_factory=dict)
-    misra: bool = False
+    misra: bool = Field(False, description="Look for MISRA C:2012 violations too; the evaluators need cppcheck")
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Further protocol words by domain")
+    include_dirs: tuple[str, ...] = Field((), description="Folders of your own headers, as the evaluators see them")
+    defines: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(=[^\n]*)?$")], ...] = Field((), description="NAME or NAME=value")
+    std_c: Literal["c99", "c11", "c17", "gnu99", "gnu11", "gnu17"] = "c11"
+    std_cxx: Literal["c++11", "c++14", "c++17", "c++20", "gnu++17"] = "c++17"
+    warnings: tuple[Annotated[str, Field(pattern=r"^-W[a-z][a-z0-9=+-]*$")], ...] = Field((), description="Such as -Wconversion")
 
 
 class Evaluation(Section):

@@ -1,6 +1,7 @@
 """GCC over untrusted text: cc1 itself where the driver names it, in the sandbox, after a prelude of standard headers."""
 
 import functools
+import hashlib
 import os
 import re
 import shlex
@@ -37,6 +38,12 @@ class Dialect:
     defines: tuple[str, ...] = ()
     include_dirs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Changes when a header of the team's changes."""
+        files = [file for folder in self.include_dirs for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+        seen = "".join(f"{file}\0{file.stat().st_mtime_ns}\0{file.stat().st_size}\n" for file in files)
+        return hashlib.sha256(seen.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,10 @@ class Compiler:
 
     def knows(self, language: Language) -> bool:
         return bool(self.versions["gcc" if language == "c" else "g++"])
+
+    def command(self, language: Language) -> list[str]:
+        """The compiler's call, for a text on its standard input."""
+        return self._commands[language].compile
 
     def prepare(self, code: str, language: Language) -> Source:
         return prepare(code, language, self.own_headers)
@@ -148,13 +159,14 @@ class _Commands:
 
 
 @functools.cache
-def version(driver: str) -> str:
+def version(tool: str) -> str:
     """`gcc 12.2.0`, or "" where there is none."""
-    path = shutil.which(driver)
+    path = shutil.which(tool)
     if not path:
         return ""
-    done = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, check=False)
-    return f"{driver} {done.stdout.strip()}" if done.returncode == 0 else ""
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, env={"LC_ALL": "C"})
+    number = re.search(r"\d+\.\d+(?:\.\d+)?$|\d+\.\d+(?:\.\d+)?", done.stdout.split("\n")[0])
+    return f"{tool} {number[0]}" if done.returncode == 0 and number else ""
 
 
 def _give_to_jail(folder: str) -> None:

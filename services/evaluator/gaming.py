@@ -15,6 +15,7 @@ _ACTS = {"call_expression", "update_expression", "new_expression", "delete_expre
 _READS = {"call_expression", "field_expression", "subscript_expression", "pointer_expression", "update_expression"}
 _OPERATES = {"binary_expression", "unary_expression", "conditional_expression", "assignment_expression"}
 _LISTED = 4
+_DEEPEST = 50
 
 
 def tricks(tree: Tree, source: Source, prompt: str, live: str, words: tuple[str, ...]) -> Iterator[tuple[str, str, int | None]]:
@@ -58,25 +59,30 @@ def _why_hollow(function: Function, tree: Tree) -> str:
     if not statements:
         return "has an empty body"
     own = {name.text for name in tree.names if name.declares and node.start_byte <= name.node.start_byte < node.end_byte}
-    if any(_does_something(statement, own) for statement in _reachable(statements, tree.macros)):
+    constants = {name.text for name in tree.names if name.node.parent and name.node.parent.type == "enumerator"} | set(
+        tree.macros
+    )
+    if any(_does_something(statement, own, constants) for statement in _reachable(statements, tree.macros)):
         return ""
     return "only returns a constant" if statements[-1].type == "return_statement" else "does nothing with what it is given"
 
 
-def _reachable(statements: list[Node], macros: dict[str, Macro]) -> Iterator[Node]:
+def _reachable(statements: list[Node], macros: dict[str, Macro], depth: int = 0) -> Iterator[Node]:
     """Statements, and those in blocks, that are not behind a return or a condition that is always false."""
     for statement in statements:
-        if statement.type == "compound_statement":
-            yield from _reachable(statement.named_children, macros)
+        if depth > _DEEPEST:
+            yield statement
+        elif statement.type == "compound_statement":
+            yield from _reachable(statement.named_children, macros, depth + 1)
         elif statement.type in ("if_statement", "while_statement", "for_statement", "do_statement"):
-            yield from _let_through(statement, macros)
+            yield from _let_through(statement, macros, depth)
         else:
             yield statement
         if statement.type in ("return_statement", "goto_statement"):
             return
 
 
-def _let_through(statement: Node, macros: dict[str, Macro]) -> Iterator[Node]:
+def _let_through(statement: Node, macros: dict[str, Macro], depth: int) -> Iterator[Node]:
     """The statement itself where its condition depends on something, else what the constant condition lets through."""
     value = constant(statement.child_by_field_name("condition"), macros)
     if value is None:
@@ -87,28 +93,21 @@ def _let_through(statement: Node, macros: dict[str, Macro]) -> Iterator[Node]:
         inner = branch.named_children if branch is not None and branch.type == "else_clause" else [branch]
     else:
         inner = [statement.child_by_field_name("body")] if value or statement.type == "do_statement" else []
-    yield from _reachable([child for child in inner if child is not None], macros)
+    yield from _reachable([child for child in inner if child is not None], macros, depth + 1)
 
 
-def _does_something(statement: Node, own: set[str]) -> bool:
+def _does_something(statement: Node, own: set[str], constants: set[str]) -> bool:
     """Whether a statement of the body calls, changes or works out anything. `own`: parameters and local names."""
     if statement.type == "declaration":
         values = [child.child_by_field_name("value") for child in statement.named_children if child.type == "init_declarator"]
-        return any(value is not None and _works_out(value) for value in values)
+        return any(value is not None and _works_out(value, own | constants) for value in values)
     if statement.type == "return_statement":
-        return any(_works_out(child) for child in statement.named_children)
-    return any(_is_effect(node, own) for node in _below(statement))
+        return any(_works_out(child, own | constants) for child in statement.named_children)
+    return any(_is_effect(node, own, constants) for node in _below(statement))
 
 
-def _is_effect(node: Node, own: set[str]) -> bool:
-    if node.type in (
-        "call_expression",
-        "update_expression",
-        "new_expression",
-        "delete_expression",
-        "throw_statement",
-        "return_statement",
-    ):
+def _is_effect(node: Node, own: set[str], constants: set[str]) -> bool:
+    if node.type in _ACTS:
         return True
     if node.type != "assignment_expression":
         return False
@@ -116,13 +115,15 @@ def _is_effect(node: Node, own: set[str]) -> bool:
     if left == text(right):
         return False
     kept = left not in own or text(node.child_by_field_name("operator")) != "="
-    return kept or (right is not None and _works_out(right))
+    return kept or (right is not None and _works_out(right, own | constants))
 
 
-def _works_out(value: Node) -> bool:
-    """Whether an expression depends on anything but literals and bare names."""
+def _works_out(value: Node, bare: set[str]) -> bool:
+    """Whether an expression depends on anything but literals and `bare` names that stand alone; the state of a module does."""
     for node in _below(value):
         if node.type in _READS:
+            return True
+        if node.type == "identifier" and text(node) not in bare and not text(node).isupper():
             return True
         if node.type in _OPERATES and any(leaf.type == "identifier" for leaf in _below(node)):
             return True

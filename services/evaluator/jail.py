@@ -41,7 +41,7 @@ def main() -> None:
 
 def lock_in(paths: list[str], writable: list[str], root: str) -> dict[str, str]:
     """Confine this process and all that it will start. Each layer with "" where it holds, else why it does not."""
-    os.umask(0o077)
+    os.umask(0o022)  # the folders of the new root are for the user that we become
     outer_uid, outer_gid = os.getuid(), os.getgid()
     layers = {"namespaces": _try(_new_root, paths, writable, root, outer_uid, outer_gid)}
     os.chdir("/")
@@ -50,6 +50,7 @@ def lock_in(paths: list[str], writable: list[str], root: str) -> dict[str, str]:
     layers["landlock"] = _try(_landlock, paths, writable)
     layers["seccomp"] = "" if _seccomp_arch() else f"no table of system calls for {platform.machine()}"
     layers["rlimits"] = ""
+    os.umask(0o077)
     return layers
 
 
@@ -228,8 +229,7 @@ def _new_root(paths: list[str], writable: list[str], root: str, uid: int, gid: i
 def _bind(source: str, target: str, read_only: bool) -> None:
     if os.path.lexists(target):
         return
-    os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
-    os.chmod(os.path.dirname(target), 0o755)  # noqa: S103 a folder of the jail's own root
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
         return

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tree_sitter import Node
 
+from services.evaluator.misra import Violation
 from services.evaluator.rubric import Rubric
 from services.evaluator.sheet import Sheet
 from services.evaluator.tree import Macro, Tree, callee, text
@@ -24,6 +25,15 @@ def score(tree: Tree, rubric: Rubric) -> Sheet:
     _endless_loops(sheet, tree, rubric)
     _good_practice(sheet, tree, rubric)
     return sheet
+
+
+def add_misra(sheet: Sheet, violations: list[Violation], broke_off: str, lines: float, rubric: Rubric) -> dict[str, float]:
+    """The violations as evidence, and how many there are to a hundred lines of code."""
+    for item in violations:
+        sheet.add(f"misra-{item.rule}", f"MISRA C:2012 rule {item.rule}", rubric.misra_each, item.line, item.column)
+    if broke_off:
+        sheet.add("misra", broke_off)
+    return {"misra_per_100_lines": round(100 * len(violations) / max(1.0, lines), 2)}
 
 
 def _forbidden(sheet: Sheet, tree: Tree, rubric: Rubric) -> None:

@@ -82,16 +82,20 @@ class Sandbox:
             try:
                 return self._with_jail(lambda one: one.run(job, stdin))
             except (EOFError, OSError):
-                continue  # the jail was killed from outside: a fresh one gets the job, once
+                self._drop_waiting()  # the jail was killed from outside, perhaps others too: a fresh one gets the job, once
         return Outcome(-9, "jail", b"", b"", 0.0, 0.0, 0)
 
     def close(self) -> None:
+        if self._owner == os.getpid():
+            self._drop_waiting()
+            shutil.rmtree(self._root, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def _drop_waiting(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        if self._owner == os.getpid():
-            for one in waiting:
-                one.close()
-            shutil.rmtree(self._root, ignore_errors=True)
+        for one in waiting:
+            one.close()
 
     def _with_jail(self, work: Callable[["_Jail"], Result]) -> Result:
         one = self._take()

@@ -1,8 +1,10 @@
 """From one answer to one verdict, and from many to many."""
 
 import functools
+import hashlib
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +13,16 @@ from reflux.records import Verdict
 from services.evaluator import gaming, protocol, safety, style, syntax
 from services.evaluator.compiler import Compiler, Dialect
 from services.evaluator.extract_code import Extracted, extract
+from services.evaluator.misra import Misra
 from services.evaluator.rubric import Rubric
 from services.evaluator.sheet import Sheet
 from services.evaluator.source import Source, only_lines, skeleton
 from services.evaluator.tree import Tree, parse
 
 LONGEST = 100_000
+LONGEST_ANSWER = 4 * LONGEST
 SHOWN = 20_000
+KEPT = 20_000
 
 
 @dataclass(frozen=True)
@@ -30,20 +35,101 @@ class Attempt:
     prompt_id: str = ""
     sample: int = 0
 
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What the score depends on."""
-        return self.text, self.prompt, self.domain
+
+class Scorer:
+    """One rubric, one compiler, optionally MISRA; the latest KEPT verdicts are remembered by all that they depend on."""
+
+    def __init__(self, rubric: Rubric | None = None, compiler: Compiler | None = None, misra: Misra | None = None) -> None:
+        self.rubric = rubric or Rubric()
+        self.compiler = compiler or the_compiler()
+        self.misra = misra
+        self.hits = 0
+        self._known: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def score(self, attempt: Attempt) -> Verdict:
+        """Score one text. Any text: what can't be judged scores 0 and says why."""
+        key = self._key(attempt)
+        with self._lock:
+            verdict = self._known.get(key)
+            if verdict:
+                self.hits += 1
+                self._known.move_to_end(key)
+        if not verdict:
+            verdict = _scored(attempt, self.rubric, self.compiler, self.misra)
+            if not any(line.rule == "broke-off" for line in verdict.evidence):  # that may have been the machine's load
+                self._remember(key, verdict)
+        return verdict.model_copy(update={"prompt_id": attempt.prompt_id, "sample": attempt.sample})
+
+    def score_all(self, attempts: Sequence[Attempt], tell: Callable[[int], None] | None = None) -> list[Verdict]:
+        """Score many texts side by side, equal ones once. `tell` hears how many are done, and may raise to end it."""
+        first = {self._key(attempt): attempt for attempt in reversed(attempts)}
+        verdicts = dict[bytes, Verdict]()
+        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+            futures = {key: pool.submit(self.score, attempt) for key, attempt in reversed(first.items())}
+            try:
+                for done, (key, future) in enumerate(futures.items(), 1):
+                    verdicts[key] = future.result()
+                    if tell:
+                        tell(done)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [
+            verdicts[self._key(row)].model_copy(update={"prompt_id": row.prompt_id, "sample": row.sample}) for row in attempts
+        ]
+
+    def zero(self, attempt: Attempt, rule: str, why: str) -> Verdict:
+        """The verdict on an answer that there is not."""
+        return _worthless(attempt, Extracted("", "c"), self.rubric, rule, why)
+
+    def _key(self, attempt: Attempt) -> bytes:
+        parts = (attempt.text, attempt.prompt, attempt.domain)
+        return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode(errors="replace")).digest()
+
+    def _remember(self, key: bytes, verdict: Verdict) -> None:
+        with self._lock:
+            self._known[key] = verdict
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
 
 
-def score(attempt: Attempt, rubric: Rubric | None = None, compiler: Compiler | None = None) -> Verdict:
-    """Score one text. Any text: what can't be judged scores 0 and says why."""
-    rubric, compiler = rubric or Rubric(), compiler or the_compiler()
-    code = extract(attempt.text)
+def the_scorer(rubric: Rubric | None = None, dialect: Dialect | None = None, misra: bool = False) -> Scorer:
+    """The process's scorer for these settings: its jails stay, and its verdicts are remembered."""
+    rubric, dialect = rubric or Rubric(), dialect or Dialect()
+    with _lock:
+        return _scorer(rubric.model_dump_json(), dialect, dialect.fingerprint(), misra)
+
+
+def the_compiler(dialect: Dialect | None = None) -> Compiler:
+    dialect = dialect or Dialect()
+    with _lock:
+        return _compiler(dialect, dialect.fingerprint())
+
+
+_lock = threading.RLock()
+
+
+@functools.cache
+def _scorer(rubric: str, dialect: Dialect, fingerprint: str, misra: bool) -> Scorer:
+    return Scorer(Rubric.model_validate_json(rubric), _compiler(dialect, fingerprint), the_misra() if misra else None)
+
+
+@functools.cache
+def _compiler(dialect: Dialect, fingerprint: str) -> Compiler:  # noqa: ARG001 a changed header is another compiler
+    return Compiler(dialect)
+
+
+@functools.cache
+def the_misra() -> Misra:
+    return Misra()
+
+
+def _scored(attempt: Attempt, rubric: Rubric, compiler: Compiler, misra: Misra | None) -> Verdict:
+    code = extract(attempt.text[:LONGEST_ANSWER])
     if len(code.code) > LONGEST:
-        return _worthless(
-            attempt, code, rubric, "too-long", f"{len(code.code)} characters of code; at most {LONGEST} are looked at"
-        )
+        why = f"more than {LONGEST} characters of code: no more are looked at"
+        return _worthless(attempt, code, rubric, "too-long", why)
     source = compiler.prepare(code.code, code.language)
     if source.empty:
         why = "nothing but comments" if code.code.strip() else "no C or C++ code in the answer"
@@ -54,66 +140,29 @@ def score(attempt: Attempt, rubric: Rubric | None = None, compiler: Compiler | N
         live = live if lines is None else only_lines(source.text, lines)
         if compiler.prepare(live, code.language).empty:
             return _worthless(attempt, code, rubric, "nothing-to-compile", "conditionals leave nothing of the code in")
-    return _judged(attempt, code, source, live, rubric, compiler)
+    return _judged(attempt, code, source, live, rubric, compiler, misra)
 
 
-def score_all(
-    attempts: Sequence[Attempt], rubric: Rubric, compiler: Compiler, tell: Callable[[int], None] | None = None
-) -> list[Verdict]:
-    """Score many texts side by side; the same text under the same prompt once. `tell` hears how many are done, and may raise."""
-    verdicts = dict[tuple[str, str, str], Verdict]()
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        futures = {key: pool.submit(score, Attempt(*key), rubric, compiler) for key in dict.fromkeys(row.key for row in attempts)}
-        try:
-            for done, (key, future) in enumerate(futures.items(), 1):
-                verdicts[key] = future.result()
-                if tell:
-                    tell(done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [verdicts[row.key].model_copy(update={"prompt_id": row.prompt_id, "sample": row.sample}) for row in attempts]
-
-
-def zero(attempt: Attempt, rubric: Rubric, rule: str, why: str) -> Verdict:
-    """The verdict on an answer that there is not."""
-    return _worthless(attempt, Extracted("", "c"), rubric, rule, why)
-
-
-def the_compiler(dialect: Dialect | None = None) -> Compiler:
-    """The process's compiler for a dialect: its jails stay, and wait for the next text."""
-    with _lock:
-        return _compiler(dialect or Dialect())
-
-
-_lock = threading.Lock()
-_compiler = functools.cache(Compiler)
-
-
-def _judged(attempt: Attempt, code: Extracted, source: Source, live: str, rubric: Rubric, compiler: Compiler) -> Verdict:
-    known = compiler.knows(code.language)
+def _judged(
+    attempt: Attempt, code: Extracted, source: Source, live: str, rubric: Rubric, compiler: Compiler, misra: Misra | None
+) -> Verdict:
     tree = parse(live, code.language)
     domain = protocol.domain_of(attempt.prompt, attempt.domain, rubric.words)
-    if known:
-        report = compiler.check(source, code.language)
-        syntax_sheet = syntax.from_report(report, rubric)
-        compiles = not report.errors and not report.broke_off
-        counts = {"errors": len(report.errors), "warnings": len(report.warnings)}
-    else:
-        syntax_sheet = syntax.heuristic(skeleton(live, code.language), rubric)
-        compiles, counts = syntax_sheet.total >= rubric.heuristic_base, {}
+    syntax_sheet, compiles, metrics = _syntax(source, live, code, rubric, compiler)
     sheets = {
         "syntax": syntax_sheet,
         "protocol": protocol.score(tree, domain, rubric),
         "safety": safety.score(tree, rubric),
         "style": style.score(tree, live, rubric),
     }
+    metrics |= _metrics(tree, live)
+    if misra and code.language == "c":
+        metrics |= safety.add_misra(sheets["safety"], *misra.check(source.text), metrics["lines"], rubric)
     scores = {part: sheet.score() for part, sheet in sheets.items()}
     whole = _overall(scores, rubric)
     overall = Sheet("overall")
     for rule, message, line in gaming.tricks(tree, source, attempt.prompt, live, rubric.words.get(domain, ())):
-        taken = min(0.0, rubric.gaming_cap - whole - overall.total)
-        overall.add(rule, message, taken, line)
+        overall.add(rule, message, min(0.0, rubric.gaming_cap - whole - overall.total), line)
     if code.cut:
         overall.add("cut", "the code block was not closed: the answer was cut off")
     return Verdict(
@@ -124,11 +173,27 @@ def _judged(attempt: Attempt, code: Extracted, source: Source, live: str, rubric
         compiles=compiles,
         code=code.code[:SHOWN],
         language=code.language,
-        heuristic=not known,
+        heuristic=not compiler.knows(code.language),
         rubric=rubric.version,
         evidence=tuple(line for sheet in (*sheets.values(), overall) for line in sheet.lines()),
-        metrics={**counts, **_metrics(tree, live)},
+        metrics=metrics,
     )
+
+
+def _syntax(
+    source: Source, live: str, code: Extracted, rubric: Rubric, compiler: Compiler
+) -> tuple[Sheet, bool, dict[str, float]]:
+    """The sheet, whether it compiles, and what was counted."""
+    if not compiler.knows(code.language):
+        sheet = syntax.heuristic(skeleton(live, code.language), rubric)
+        return sheet, sheet.total >= rubric.heuristic_base, {}
+    report = compiler.check(source, code.language)
+    sheet = syntax.from_report(report, rubric)
+    for finding in source.findings:
+        if finding.rule != "header":  # that is among the errors, where it stands in live code
+            sheet.add(finding.rule, finding.message, 0.0, finding.line, finding.column)
+    counts = {"errors": float(len(report.errors)), "warnings": float(len(report.warnings))}
+    return sheet, not report.errors and not report.broke_off, counts
 
 
 def _overall(scores: dict[str, float], rubric: Rubric) -> float:

@@ -1,35 +1,39 @@
 """What the evaluator does for a run: score chunks of answers, judge the teacher's corrections, compare base and best."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from reflux.commands import Compare, Judge, Score
+from reflux.errors import Terminal
 from reflux.events import ChunkScored, CorrectionsJudged, Event, ModelsCompared
 from reflux.records import Answer, Correction, Verdict
+from reflux.spec import Rubric as RubricSection
 from reflux.task import Task
 from services.evaluator import compare as comparing
-from services.evaluator.compiler import Compiler
+from services.evaluator.compiler import Compiler, Dialect, version
 from services.evaluator.rubric import Rubric
 from services.evaluator.sandbox import ADVICE
-from services.evaluator.score import Attempt, score_all, the_compiler, zero
+from services.evaluator.score import Attempt, Scorer, the_compiler, the_misra, the_scorer
 
 
 def score(task: Task) -> ChunkScored:
     """Score one chunk of answers. An answer that there is not counts as 0 everywhere."""
     command = _command(task, Score)
     started = time.monotonic()
-    rubric, compiler = Rubric.of(task.spec.rubric.overrides), the_compiler()
+    scorer = scorer_of(task.spec.rubric)
     answers = list(task.artifacts.read_rows(command.chunk.path, Answer))
     if not answers:
         task.log(f"{command.chunk.path} holds no answers", "warning")
-    verdicts = _score_answers(task, answers, rubric, compiler)
+    verdicts = _score_answers(task, answers, scorer)
     path = f"{task.folder}/verdicts.jsonl"
     task.artifacts.write_rows(path, verdicts)
     return ChunkScored(
         key=command.key,
         seconds=time.monotonic() - started,
-        warnings=_warnings(compiler),
+        warnings=_warnings(scorer, task),
         chunk=command.chunk.name,
         path=path,
         count=len(verdicts),
@@ -49,11 +53,11 @@ def judge(task: Task) -> CorrectionsJudged:
     """Admit the corrections that compile at least as well as the student's answer, and score higher."""
     command = _command(task, Judge)
     started = time.monotonic()
-    rubric, compiler = Rubric.of(task.spec.rubric.overrides), the_compiler()
+    scorer = scorer_of(task.spec.rubric)
     corrections = list(task.artifacts.read_rows(command.corrections_path, Correction))
     answered = [correction for correction in corrections if not correction.answer.error]
     attempts = [Attempt(row.answer.text, row.prompt, row.domain, row.prompt_id, row.attempt.sample) for row in answered]
-    verdicts = iter(score_all(attempts, rubric, compiler, _tell(task, len(attempts), "corrections")))
+    verdicts = iter(scorer.score_all(attempts, _tell(task, len(attempts), "corrections")))
     judged = [_judged(row, None if row.answer.error else next(verdicts)) for row in corrections]
     path = f"{task.folder}/corrections.jsonl"
     task.artifacts.write_rows(path, judged)
@@ -61,7 +65,7 @@ def judge(task: Task) -> CorrectionsJudged:
     return CorrectionsJudged(
         key=command.key,
         seconds=time.monotonic() - started,
-        warnings=_warnings(compiler),
+        warnings=_warnings(scorer, task),
         path=path,
         admitted=admitted,
         refused=len(judged) - admitted,
@@ -84,26 +88,35 @@ HANDLERS: dict[str, Callable[[Task], Event]] = {"score": score, "judge": judge, 
 
 
 def capabilities() -> dict[str, Any]:
-    """Compiler versions ("" where there is none), and the sandbox's layers ("" where one holds, else why it does not)."""
+    """Versions ("" or null where there is none), and the sandbox's layers ("" where one holds, else why it does not)."""
     compiler = the_compiler()
     versions = {name: compiler.versions[name] for name in ("gcc", "g++")}
-    return {**versions, "sandbox": compiler.sandbox.layers, "cppcheck": None}
+    return {**versions, "sandbox": compiler.sandbox.layers, "cppcheck": version("cppcheck") or None}
 
 
 def checks() -> list[dict[str, str]]:
     """What this machine lacks, each with what to do; empty where all is well."""
-    return _lacking(the_compiler())
+    return _lacking(the_compiler(), misra=True)
 
 
-def _lacking(compiler: Compiler) -> list[dict[str, str]]:
-    missing = [
-        {"what": f"no {name}: {language} is judged by a heuristic", "do": f"apt-get install {name}"}
-        for name, language in (("gcc", "C"), ("g++", "C++"))
-        if not compiler.versions[name]
-    ]
-    return missing + [
-        {"what": f"the sandbox lacks {layer}: {why}", "do": ADVICE[layer]} for layer, why in compiler.sandbox.missing.items()
-    ]
+def scorer_of(section: RubricSection) -> Scorer:
+    """The scorer that a spec asks for. Terminal(invalid_spec) names what this worker can't give."""
+    roots = [Path(root).resolve() for root in os.environ.get("REFLUX_INCLUDE_ROOTS", "").split(":") if root]
+    for folder in section.include_dirs:
+        path = Path(folder).resolve()
+        if not any(path.is_relative_to(root) for root in roots):
+            allowed = ":".join(map(str, roots)) or "nothing"
+            raise Terminal(
+                "invalid_spec",
+                f"rubric.include_dirs: {folder} is not below a folder that the evaluators may show to the compiler ({allowed})",
+                "Let the operator name its parent in REFLUX_INCLUDE_ROOTS of the evaluators.",
+            )
+        if not path.is_dir():
+            raise Terminal("invalid_spec", f"rubric.include_dirs: there is no folder {folder} on this evaluator")
+    folders = tuple(str(Path(folder).resolve()) for folder in section.include_dirs)
+    dialect = Dialect(section.std_c, section.std_cxx, section.defines, folders, section.warnings)
+    misra = section.misra and not the_misra().lacking
+    return the_scorer(Rubric.of(section.overrides, section.words), dialect, misra)
 
 
 Order = TypeVar("Order", Score, Judge, Compare)
@@ -115,12 +128,12 @@ def _command(task: Task, kind: type[Order]) -> Order:
     return task.command
 
 
-def _score_answers(task: Task, answers: list[Answer], rubric: Rubric, compiler: Compiler) -> list[Verdict]:
+def _score_answers(task: Task, answers: list[Answer], scorer: Scorer) -> list[Verdict]:
     attempts = [Attempt(row.text, row.prompt, row.domain, row.prompt_id, row.sample) for row in answers]
     written = [attempt for attempt, row in zip(attempts, answers, strict=True) if not row.error]
-    verdicts = iter(score_all(written, rubric, compiler, _tell(task, len(written), "answers")))
+    verdicts = iter(scorer.score_all(written, _tell(task, len(written), "answers")))
     return [
-        zero(attempt, rubric, "no-answer", f"there is no answer: {row.error}") if row.error else next(verdicts)
+        scorer.zero(attempt, "no-answer", f"there is no answer: {row.error}") if row.error else next(verdicts)
         for attempt, row in zip(attempts, answers, strict=True)
     ]
 
@@ -149,5 +162,19 @@ def _tell(task: Task, total: int, unit: str) -> Callable[[int], None]:
     return tell
 
 
-def _warnings(compiler: Compiler) -> tuple[str, ...]:
-    return tuple(f"{check['what']}; {check['do']}" for check in _lacking(compiler))
+def _warnings(scorer: Scorer, task: Task) -> tuple[str, ...]:
+    missed = [item for item in _lacking(scorer.compiler, misra=task.spec.rubric.misra) if not item["what"].startswith("no g++")]
+    return tuple(f"{item['what']}; {item['do']}" for item in missed)
+
+
+def _lacking(compiler: Compiler, misra: bool) -> list[dict[str, str]]:
+    missing = [
+        {"what": f"no {name}: {language} is judged by a heuristic", "do": f"apt-get install {name}"}
+        for name, language in (("gcc", "C"), ("g++", "C++"))
+        if not compiler.versions[name]
+    ]
+    for layer, why in compiler.sandbox.missing.items():
+        missing.append({"what": f"the sandbox lacks {layer}: {why}", "do": ADVICE[layer]})
+    if misra and the_misra().lacking:
+        missing.append({"what": f"no MISRA rules: {the_misra().lacking} not installed", "do": "apt-get install cppcheck"})
+    return missing

@@ -105,7 +105,7 @@ def test_corrections_are_admitted_when_they_are_better(tmp_path: Path) -> None:
     def correction(before: str, after: str, error: str | None = None) -> Correction:
         attempt = an_answer(before, "p1")
         answer = TeacherAnswer(prompt_id="p1", prompt=attempt.prompt, domain="tsn", text=after, model="teacher", error=error)
-        verdict = tasks.score_all([tasks.Attempt(before, attempt.prompt, "tsn", "p1")], tasks.Rubric(), tasks.the_compiler())[0]
+        verdict = tasks.the_scorer().score(tasks.Attempt(before, attempt.prompt, "tsn", "p1"))
         return Correction(
             prompt_id="p1", prompt=attempt.prompt, domain="tsn", attempt=attempt, attempt_verdict=verdict, answer=answer
         )
