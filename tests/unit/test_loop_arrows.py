@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from stories import DATASET, Story, chunk
 
 from reflux.commands import CleanUp, Correct, Deliver, Generate, Teach, Train
 from reflux.events import CleanupOverdue, RunAdmitted
 from reflux.stages import Stage
 from reflux.summary import Usage
+from tests.unit.stories import DATASET, Story, chunk
 
 STUDENT = "generate-001-student"
 PRACTICE = "score-001-student-practice-0000"
@@ -319,6 +319,25 @@ def test_the_first_failure_is_the_one_that_is_told() -> None:
     story.stopped("score-001-student-practice-0001")
     assert story.run.error is not None
     assert story.run.error.code == "gpu_out_of_memory"
+
+
+@pytest.mark.parametrize("max_corrections", [1, 500])
+def test_each_epoch_counts_for_itself(max_corrections: int) -> None:
+    story = Story(refining={"max_corrections": max_corrections}).until(Stage.TRAINING)
+    for epoch in (1, 2):
+        story.done(f"train-{epoch:03d}", seconds=8.0)
+        story.done(f"generate-{epoch:03d}-student", chunks=(chunk(0),), seconds=4.0)
+        assert story.scored(f"score-{epoch:03d}-student-practice-0000", 5.0, poor=1) == [f"correct-{epoch:03d}-0000-1"]
+        story.done(f"correct-{epoch:03d}-0000-1", usage=Usage(calls=1, cost_usd=0.5))
+        story.done(f"judge-{epoch:03d}-0000-1", refused=1, admitted=0)
+        story.done(f"correct-{epoch:03d}-0000-2", usage=Usage(calls=1, cost_usd=0.5), warnings=("slow teacher",))
+        story.done(f"judge-{epoch:03d}-0000-2", refused=1 if epoch == 1 else 0, admitted=0 if epoch == 1 else 1)
+    one, two = story.run.epochs
+    assert one.usage == two.usage == Usage(calls=2, cost_usd=1.0)
+    assert one.seconds == two.seconds == {"train": 8.0, "generate": 4.0}
+    assert (one.requested, one.admitted, one.refused) == (1, 0, 1)
+    assert (two.requested, two.admitted, two.refused) == (1, 1, 0)
+    assert story.run.warnings == ("slow teacher",)
 
 
 # After the loop

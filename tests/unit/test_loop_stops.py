@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from stories import Story, chunk
 
 from reflux.commands import CleanUp
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested, RunAdmitted, TaskStopped, TimeLimitReached
 from reflux.stages import Stage
 from reflux.summary import Usage
+from tests.unit.stories import Story, chunk
 
 WORKING = [stage for stage in Stage if not stage.terminal and stage not in (Stage.QUEUED, Stage.CLEANING_UP)]
 SECTIONS: dict[str, Any] = {"compute": {"kind": "ec2"}, "teaching": {"shard_size": 2}, "refining": {"max_epochs": 2}}
@@ -219,3 +219,11 @@ def test_an_abort_while_the_limit_waits_is_an_abort() -> None:
     story.tell(TimeLimitReached(), AbortRequested())
     assert story.stopped(STUDENT) == ["clean_up"]
     assert story.run.outcome == "aborted"
+
+
+def test_an_abort_stays_an_abort_when_the_budget_runs_out_meanwhile() -> None:
+    story = Story(limits={"max_teacher_cost_usd": 0.1}).until(Stage.TEACHING)
+    story.tell(AbortRequested())
+    assert story.done("teach-0000") == ["clean_up"]
+    assert (story.run.outcome, story.run.error) == ("aborted", None)
+    assert story.run.usage.cost_usd == 0.25

@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any, get_args
 
 import pytest
-from stories import Story, answer, chunk, scores
 
 from reflux.commands import Command, Generate, Score, whereabouts
 from reflux.errors import failure
@@ -24,6 +23,7 @@ from reflux.events import (
 from reflux.loop import Impossible, decide, is_stale
 from reflux.run import Run
 from reflux.stages import Stage
+from tests.unit.stories import Story, answer, chunk, scores
 
 # >  the run advances: another stage, or new commands       .  stale: too late, changes nothing
 # +  the fact is recorded, and nothing follows yet          !  impossible: raises
