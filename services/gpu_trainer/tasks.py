@@ -109,8 +109,8 @@ class _Child:
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is dead; `hear` says so
+        except (BrokenPipeError, ValueError):
+            pass  # it is dead, or was just found dead and its pipes closed; `hear` says so
 
     def hear(self, seconds: float) -> dict[str, Any] | None:
         """Its next message, or None. Retriable once it is dead and everything it said has been heard."""
@@ -134,11 +134,12 @@ class _Child:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         started.put(process)
         assert process.stdout
-        with process.stdout:
+        with process:
             for line in process.stdout:
-                self.heard.put(json.loads(line))
+                if line.endswith("\n"):  # else it was killed while it wrote
+                    self.heard.put(json.loads(line))
         self.alive = False
-        self.heard.put({"died": process.wait()})
+        self.heard.put({"died": process.returncode})
 
 
 def _manner(returncode: int) -> str:

@@ -45,9 +45,11 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
         return AdapterTrained.model_validate(manifest["event"])
 
     started = time.monotonic()
+    conversations = rows.training_rows(task, command)
+    held_out_conversations = rows.validation_rows(task, command)
     student = bench.load(task)
-    examples = _encoded(task, student, rows.training_rows(task, command))
-    held_out = _encoded(task, student, rows.validation_rows(task, command))
+    examples = _encoded(task, student, conversations)
+    held_out = _encoded(task, student, held_out_conversations)
     if not examples:
         raise Terminal("empty_dataset", "No row has an answer within training.max_length.", "Raise training.max_length.")
     plan = rows.plan(len(examples), task.spec, command.epoch)
