@@ -44,7 +44,7 @@ def runs_table(runs: list[RunView]) -> Table:
 
 
 def epochs_table(epochs: list[EpochMetrics], best: int | None) -> Table:
-    """One row an epoch. `dev` chooses the best (★); `gcc` is the share that compiles, `taken` corrections admitted of requested."""
+    """One row an epoch. `dev` chooses the best (★), `gcc` is the share that compiles, `taken` what was admitted of requested."""
     table = Table(box=None, pad_edge=False)
     columns = ("epoch", "loss", "practice", "dev", "syntax", "words", "safety", "style", "gcc", "poor", "taken")
     for column in columns:

@@ -25,7 +25,7 @@ def kill(name: str) -> Fault:
 
 def kill_trainers_child(stack: Stack) -> None:
     children = psutil.Process(stack.pid("gpu_trainer-1")).children(recursive=True)
-    python = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    python = [child for child in children if "services.gpu_trainer.child" in " ".join(child.cmdline())]
     assert python, "the trainer has no child"
     os.kill(python[0].pid, signal.SIGKILL)
 
