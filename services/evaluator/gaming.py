@@ -145,10 +145,25 @@ def _echoed(prompt: str, code: str) -> Iterator[tuple[str, str, int | None]]:
 
 
 def _listed(tree: Tree, words: tuple[str, ...]) -> Iterator[tuple[str, str, int | None]]:
-    """The domain's words put one after another in a comment, as no sentence would."""
+    """The domain's words put one after another in comments, as no sentence would."""
+    for line, texts in _comment_blocks(tree):
+        block = "\n".join(texts)
+        for written in (block, *texts, *block.split("\n")):
+            found = [word for word in dict.fromkeys(split(written)) if word in words]
+            if len(found) >= _LISTED and 2 * len(found) > len(re.findall(r"[A-Za-z]{2,}", written)):
+                yield "word-list", f"a comment lists words of the domain: {', '.join(found)}", line
+                break
+
+
+def _comment_blocks(tree: Tree) -> Iterator[tuple[int, list[str]]]:
+    """Comments that follow one another line by line, with the line of the first."""
+    first, last, texts = 0, -1, list[str]()
     for comment in tree.comments:
-        for line_number, line in enumerate(comment.text.split("\n"), comment.line):
-            found = [word for word in dict.fromkeys(split(line)) if word in words]
-            total = len(re.findall(r"[A-Za-z]{2,}", line))
-            if len(found) >= _LISTED and 2 * len(found) > total:
-                yield "word-list", f"a comment lists words of the domain: {', '.join(found)}", line_number
+        if comment.line > last + 1 and texts:
+            yield first, texts
+            texts = []
+        first = comment.line if not texts else first
+        last = comment.line + comment.text.count("\n")
+        texts.append(comment.text)
+    if texts:
+        yield first, texts
