@@ -42,6 +42,9 @@ class StandIn:
     def behave(self, **behaviour: Any) -> None:
         httpx.post(f"{self.url}/_control", json=behaviour).raise_for_status()
 
+    def forget(self) -> None:
+        httpx.delete(f"{self.url}/_log").raise_for_status()
+
     def calls(self, status: int | None = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = httpx.get(f"{self.url}/_log").json()["calls"]
         return [call for call in calls if status is None or call["status"] == status]

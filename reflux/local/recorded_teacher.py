@@ -4,7 +4,8 @@
 
 Each line of the file is {"prompt_id", "prompt", "answers": [...]}. A request is answered by the entry whose prompt stands
 in its last user message: with the first answer where that is all of the message, with a later one where more is asked
-(a correction). `POST /_control` makes it misbehave, `GET /_log` tells what it served, `GET /_health` that it is there.
+(a correction). `POST /_control` makes it misbehave, `GET /_log` tells what it served
+(`DELETE` forgets it), `GET /_health` that it is there.
 """
 
 import argparse
@@ -211,6 +212,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"calls": list(self.teacher.log)})
         else:
             self._send(404, {"message": "There is nothing here."})
+
+    def do_DELETE(self) -> None:
+        if self.path != "/_log":
+            self._send(404, {"message": "There is nothing here."})
+            return
+        with self.teacher.lock:
+            self.teacher.log.clear()
+        self._send(200, {"status": "ok"})
 
     def do_POST(self) -> None:
         raw = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), LONGEST_BODY))

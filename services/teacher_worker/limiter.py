@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-WINDOW = 2.0  # seconds between two changes of the pace
+WINDOW = 2.0  # seconds, at least, between two changes of the pace
+ENOUGH = 8  # outcomes, at least, that such a change is drawn from
 FLOOR = 1.0  # calls a second; a throttle at this pace counts as a failed try
-HEADROOM = 1.25  # the pace stays so far above the rate that is answered: what is throttled costs nothing
+HEADROOM = 1.25  # so far the pace stays above the rate that is answered: what is throttled costs nothing
 GROWTH = 1.1  # in a window, at most
 UNLIMITED = float("inf")
 
@@ -18,14 +19,15 @@ class Limiter:
     The pace is unlimited until the first throttle. It then follows the rate at which the teacher really answers.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.pace = UNLIMITED
+        self._clock = clock
         self._count = slots
         self._slots = threading.BoundedSemaphore(slots)
         self._gate = threading.Lock()  # who holds it waits for the next turn
         self._lock = threading.Lock()  # guards what follows
         self._next_turn = 0.0
-        self._changed = time.monotonic()
+        self._changed = clock()
         self._answered = 0
         self._throttled = 0
 
@@ -53,23 +55,21 @@ class Limiter:
 
     def _until_turn(self) -> float:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now < self._next_turn:
                 return self._next_turn - now
             self._next_turn = now + 1 / self.pace
             return 0.0
 
     def _adapt(self, at_once: bool = False) -> None:
-        elapsed = time.monotonic() - self._changed
-        if elapsed < WINDOW and not at_once:
+        now = self._clock()
+        elapsed, outcomes = now - self._changed, self._answered + self._throttled
+        if at_once:
+            self.pace = max(self._count, HEADROOM * self._answered / max(elapsed, 0.1))
+        elif elapsed < WINDOW or outcomes < ENOUGH:
             return
-        rate = self._answered / max(elapsed, 0.1)
-        asked = (self._answered + self._throttled) / max(elapsed, 0.1)
-        if self._throttled and self.pace == UNLIMITED:
-            self.pace = max(FLOOR, HEADROOM * rate if self._answered else self._count)
-        elif self._throttled:
-            self.pace = max(FLOOR, min(GROWTH * self.pace, HEADROOM * rate))
-        elif self.pace < UNLIMITED and asked > 0.8 * self.pace:
-            self.pace = GROWTH * self.pace + 0.5
-        self._changed += elapsed
-        self._answered = self._throttled = 0
+        elif self._throttled and self.pace < UNLIMITED:
+            self.pace = max(FLOOR, self.pace * min(GROWTH, HEADROOM * self._answered / outcomes))
+        elif self.pace < UNLIMITED and outcomes / elapsed > 0.8 * self.pace:  # else nobody wanted more
+            self.pace *= GROWTH
+        self._changed, self._answered, self._throttled = now, 0, 0

@@ -1,0 +1,95 @@
+"""The pace at which a teacher is asked. Where time matters, a clock is handed in."""
+
+import threading
+import time
+
+from services.teacher_worker.limiter import FLOOR, UNLIMITED, Limiter
+
+
+def test_nothing_is_limited_before_the_first_throttle() -> None:
+    limiter = Limiter(4)
+    for _ in range(100):
+        with limiter.slot():
+            limiter.answered()
+    assert limiter.pace == UNLIMITED
+
+
+def test_the_first_throttle_sets_a_pace_and_costs_no_try() -> None:
+    limiter = Limiter(10)
+    assert limiter.throttled() is False
+    assert limiter.pace >= 10
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_throttles_cost_a_try_once_the_pace_is_at_its_floor() -> None:
+    clock = Clock()
+    limiter = Limiter(4, clock)
+    costs = []
+    for second in range(40):
+        clock.now = second
+        costs.append(limiter.throttled())
+    assert limiter.pace == FLOOR
+    assert not costs[0]
+    assert costs[-1]
+    assert costs == sorted(costs), "once at the floor, it stays there while all is throttled"
+
+
+def test_the_pace_keeps_to_the_quota_and_recovers() -> None:
+    clock, credit = Clock(), 0.0
+    limiter = Limiter(100, clock)
+
+    def ask(seconds: float, quota: float) -> tuple[int, int]:
+        """Ask as fast as the pace allows, for so long, where `quota` calls a second are answered."""
+        nonlocal credit
+        answered = throttled = 0
+        end = clock.now + seconds
+        while clock.now < end:
+            step = 1 / min(limiter.pace, 1000.0)
+            clock.now += step
+            credit = min(5.0, credit + step * quota)
+            if credit >= 1:
+                credit -= 1
+                answered += 1
+                limiter.answered()
+            else:
+                throttled += 1
+                limiter.throttled()
+        return answered, throttled
+
+    ask(20, quota=20)
+    answered, throttled = ask(60, quota=20)
+    assert answered >= 0.95 * 60 * 20
+    assert throttled <= 0.4 * answered
+    ask(60, quota=100)
+    answered, _ = ask(60, quota=100)
+    assert answered >= 0.9 * 60 * 100
+
+
+def test_no_more_calls_at_once_than_slots() -> None:
+    limiter = Limiter(3)
+    lock, at_once, most = threading.Lock(), 0, 0
+    barrier = threading.Barrier(12)
+
+    def call() -> None:
+        nonlocal at_once, most
+        barrier.wait()
+        with limiter.slot():
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.01)
+            with lock:
+                at_once -= 1
+
+    threads = [threading.Thread(target=call) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 3
