@@ -126,8 +126,8 @@ class Artifacts:
 
 def _keys() -> dict[str, str]:
     """The keys of an S3 store. Where none are named, obstore looks further: a role, the machine's own identity."""
-    names = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-    return {option: value for option, name in names.items() if (value := secret(name))}
+    keys = {"access_key_id": secret("AWS_ACCESS_KEY_ID"), "secret_access_key": secret("AWS_SECRET_ACCESS_KEY")}
+    return {name: key for name, key in keys.items() if key}
 
 
 def translated(error: Exception, url: str) -> RefluxError:
