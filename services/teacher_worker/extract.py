@@ -90,7 +90,11 @@ def _function(node: Node, source: bytes, comments: dict[int, Node], language: La
         return None
     name = _name(declarator)
     scope = tuple(_scope(node))
-    if NO_NAMES.fullmatch(name) or not (node.child_by_field_name("type") or _needs_no_type(name, scope)):
+    if (
+        NO_NAMES.fullmatch(name)
+        or _is_macro_call(name, declarator)
+        or not (node.child_by_field_name("type") or _needs_no_type(name, scope))
+    ):
         return None
     outer = node
     while outer.parent is not None and outer.parent.type in WRAPPERS:
@@ -145,6 +149,23 @@ def _needs_no_type(name: str, scope: tuple[str, ...]) -> bool:
         parts[-1].startswith(("~", "operator"))
         or (len(parts) > 1 and re.sub(r"<.*", "", parts[-2]) == parts[-1])
         or (bool(scope) and scope[-1] == name)
+    )
+
+
+def _is_macro_call(name: str, declarator: Node) -> bool:
+    """`START_TEST(opens) { … }`: a name in capitals, and bare names where parameters would have types."""
+    list_node = declarator.parent.child_by_field_name("parameters") if declarator.parent else None
+    parameters = list_node.named_children if list_node else []
+    return name.isupper() and bool(parameters) and all(_is_bare(parameter) for parameter in parameters)
+
+
+def _is_bare(parameter: Node) -> bool:
+    kind = parameter.child_by_field_name("type")
+    return (
+        parameter.type == "parameter_declaration"
+        and parameter.named_child_count == 1
+        and kind is not None
+        and kind.type == "type_identifier"
     )
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
 from numpy.typing import NDArray
 
 PERMUTATIONS = 128
@@ -37,13 +37,12 @@ class Families:
     """Numbers texts from 0 as they are added. Similarity: Jaccard, over shingles of five tokens."""
 
     def __init__(self, folder: Path, threshold: float) -> None:
-        lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self.threshold = threshold
         self.count = 0
-        self._rows = lsh.r
+        self._rows = rows_a_band(threshold)
         self._permutations = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME).permutations
         self._signatures = (folder / "signatures").open("w+b")
-        self._bands = [(folder / f"band-{i}").open("w+b") for i in range(lsh.b)]
+        self._bands = [(folder / f"band-{i}").open("w+b") for i in range(PERMUTATIONS // self._rows)]
 
     def add(self, words: list[str]) -> int:
         signature = self._signature(words)
@@ -89,6 +88,12 @@ class Families:
 
     def _alike(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
         return float(np.mean(one == other)) >= self.threshold - SLACK
+
+
+def rows_a_band(threshold: float) -> int:
+    """As many as leave a pair that is alike by just `threshold` a chance of 99% to share a band."""
+    alike = (rows for rows in range(PERMUTATIONS, 0, -1) if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= 0.01)
+    return next(alike, 1)
 
 
 def _root(parents: NDArray[np.int64], number: int) -> int:
