@@ -1,4 +1,4 @@
-"""The control process: rings for tasks, watches leases and limits, projects runs into the artifact store.
+"""The control process: rings for tasks, watches leases and limits, publishes events, projects runs into the artifact store.
 
 It may be killed at any time, and run more than once: rows are taken with SKIP LOCKED, and everything is in Postgres.
 """
@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import httpx
 import psycopg
+import redis
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine, func, or_, select
@@ -27,13 +28,14 @@ from services.api import projection
 from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
 from services.api.settings import Settings
-from services.api.tables import RunRow, TaskRow
+from services.api.tables import EventRow, RunRow, TaskRow
 from services.api.tasks import orphan, stop
 
 log = structlog.get_logger()
 
 AT_WORK = ("validating", "provisioning", "preparing", "teaching", "training", "refining", "evaluating", "exporting")
 RING_CAP = timedelta(seconds=60)
+EVENTS, EVENTS_KEPT = "reflux:events", 10_000  # the stream's name, and about how many events it keeps
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     doorbell = threading.Event()
     loops = [
         threading.Thread(target=work, args=(stopping, settings, engine, doorbell), name=work.__name__, daemon=True)
-        for work in (listen, ring_all, watch_all, project_all)
+        for work in (listen, ring_all, watch_all, publish_all, project_all)
     ]
     for loop in loops:
         loop.start()
@@ -204,6 +206,30 @@ def _keep_limits(session: Session) -> None:
                 advance(session, row, CleanupOverdue())
         elif row.stopping is None:
             advance(session, row, TimeLimitReached())
+
+
+# Publish
+
+
+def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
+    """Put each new event on a stream for whoever listens. What is lost here is lost to listeners alone."""
+    valkey = redis.Redis.from_url(settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5)
+    last: int | None = None
+    while not stopping.wait(0.2):
+        try:
+            with Session(engine) as session:
+                if last is None:
+                    last = session.scalar(select(func.max(EventRow.id))) or 0
+                for event in session.scalars(select(EventRow).where(EventRow.id > last).order_by(EventRow.id).limit(500)):
+                    fact = {"run_id": event.run_id, "seq": event.seq, "type": event.type, "status": event.status}
+                    valkey.xadd(EVENTS, fact, maxlen=EVENTS_KEPT, approximate=True)
+                    last = event.id
+        except DBAPIError as error:
+            log.warning("database_away", during="publish", error=str(error.orig)[:200])
+            stopping.wait(1)
+        except redis.RedisError as error:
+            log.warning("broker_away", during="publish", error=str(error)[:200])
+            stopping.wait(1)
 
 
 # Project

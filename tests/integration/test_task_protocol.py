@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+import redis
 
 from reflux.client import ApiError, Client
 from reflux.commands import Generate
@@ -213,3 +214,16 @@ def test_a_claimed_run_can_not_be_moved_without_its_lock(client: Client, worker:
     with psycopg.connect(url) as other:
         other.execute("select 1 from runs where id = %s for update", (run.id,))
         assert worker.beat(a).answer == "go_on", "a beat does not wait for the run's lock"
+
+
+def test_each_event_is_published_on_the_stream(client: Client, worker: HandWorker) -> None:
+    run = client.create(SPEC)
+    worker.complete(worker.take(run.id))
+
+    def published() -> list[str]:
+        with redis.Redis(port=worker.stack.ports["valkey"], decode_responses=True) as valkey:
+            entries = [fields for _, fields in valkey.xrange("reflux:events")]
+        return [entry["type"] for entry in entries if entry["run_id"] == run.id]
+
+    told = eventually(lambda: (types := published()) and "preflight_passed" in types and types, 20, "no event was published")
+    assert told[:2] == ["run_created", "run_admitted"]
