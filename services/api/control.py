@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import httpx
 import psycopg
@@ -221,7 +222,7 @@ def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _
                 if last is None:
                     last = session.scalar(select(func.max(EventRow.id))) or 0
                 for event in session.scalars(select(EventRow).where(EventRow.id > last).order_by(EventRow.id).limit(500)):
-                    fact = {"run_id": event.run_id, "seq": event.seq, "type": event.type, "status": event.status}
+                    fact: dict[Any, Any] = {"run_id": event.run_id, "seq": event.seq, "type": event.type, "status": event.status}
                     valkey.xadd(EVENTS, fact, maxlen=EVENTS_KEPT, approximate=True)
                     last = event.id
         except DBAPIError as error:
