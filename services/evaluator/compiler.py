@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,8 +84,8 @@ class Compiler:
         self.versions = {name: version(name) for name in ("gcc", "g++")}
         self._folder = tempfile.TemporaryDirectory(prefix="reflux-prelude-")
         _give_to_jail(self._folder.name)
-        languages: tuple[Language, ...] = ("c", "c++")
-        self._commands = {language: self._make_commands(language) for language in languages if self.knows(language)}
+        self._made: dict[Language, _Commands] = {}
+        self._lock = threading.Lock()
         self.sandbox = Sandbox((self._folder.name, *self.dialect.include_dirs, *_homes()))
 
     def knows(self, language: Language) -> bool:
@@ -92,7 +93,7 @@ class Compiler:
 
     def command(self, language: Language) -> list[str]:
         """The compiler's call, for a text on its standard input."""
-        return self._commands[language].compile
+        return self._commands(language).compile
 
     def prepare(self, code: str, language: Language) -> Source:
         return prepare(code, language, self.own_headers)
@@ -108,7 +109,7 @@ class Compiler:
 
     def live_lines(self, source: Source, language: Language) -> frozenset[int] | None:
         """The lines that #if and its like leave in; None when the preprocessor came to no end."""
-        outcome = self.sandbox.run(self._commands[language].preprocess, source.text.encode(errors="replace"), self.limits)
+        outcome = self.sandbox.run(self._commands(language).preprocess, source.text.encode(errors="replace"), self.limits)
         return None if outcome.killed or outcome.status < 0 else _live(outcome.stdout.decode(errors="replace"))
 
     def close(self) -> None:
@@ -116,7 +117,7 @@ class Compiler:
         self._folder.cleanup()
 
     def _check(self, source: Source, language: Language, prelude: bool) -> Report:
-        commands = self._commands[language]
+        commands = self._commands(language)
         data = source.text.encode(errors="replace")
         outcome = self.sandbox.run(commands.compile if prelude else commands.compile_bare, data, self.limits)
         text = outcome.stderr.decode(errors="replace")
@@ -126,6 +127,12 @@ class Compiler:
         if outcome.status != 0 and not broke_off and not any(item.kind == "error" for item in found):
             broke_off = f"the compiler ended with status {outcome.status} without a message"
         return Report(tuple(sorted([*found, *refused], key=_position)), broke_off)
+
+    def _commands(self, language: Language) -> "_Commands":
+        with self._lock:
+            if language not in self._made:
+                self._made[language] = self._make_commands(language)
+            return self._made[language]
 
     def _make_commands(self, language: Language) -> "_Commands":
         driver = shutil.which("gcc" if language == "c" else "g++") or ""

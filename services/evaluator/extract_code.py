@@ -26,9 +26,11 @@ class Extracted:
     cut: bool = False
 
 
-def extract(text: str) -> Extracted:
-    """C and C++ blocks joined; without any, the untagged ones; without fences, the raw text."""
+def extract(text: str, language: Language | None = None) -> Extracted:
+    """C and C++ blocks joined; without any, the untagged ones; without fences, or in a known language, the raw text."""
     text = text.encode(errors="replace").decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if language:
+        return Extracted(text, language)
     blocks, cut = _blocks(text)
     if not blocks:
         return Extracted(text, _by_content(text))
@@ -36,8 +38,8 @@ def extract(text: str) -> Extracted:
     chosen = tagged or [(tag, code) for tag, code in blocks if not tag]
     code = "\n".join(code for _, code in chosen)
     is_cxx = any(tag in _CXX_TAGS for tag, _ in tagged)
-    language: Language = "c++" if is_cxx else "c" if tagged else _by_content(code)
-    return Extracted(code, language, len(chosen), cut)
+    by_tag: Language = "c++" if is_cxx else "c"
+    return Extracted(code, by_tag if tagged else _by_content(code), len(chosen), cut)
 
 
 def _blocks(text: str) -> tuple[list[tuple[str, str]], bool]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from reflux.records import Verdict
 from services.evaluator import gaming, protocol, safety, style, syntax
 from services.evaluator.compiler import Compiler, Dialect
-from services.evaluator.extract_code import Extracted, extract
+from services.evaluator.extract_code import Extracted, Language, extract
 from services.evaluator.misra import Misra
 from services.evaluator.rubric import Rubric
 from services.evaluator.sheet import Sheet
@@ -27,13 +27,14 @@ KEPT = 20_000
 
 @dataclass(frozen=True)
 class Attempt:
-    """A text to be scored. `prompt` and its `domain` decide which words are looked for."""
+    """A text to be scored. `prompt` and its `domain` decide which words are looked for. With a `language` all of it is code."""
 
     text: str
     prompt: str = ""
     domain: str = "generic"
     prompt_id: str = ""
     sample: int = 0
+    language: Language | None = None
 
 
 class Scorer:
@@ -84,7 +85,7 @@ class Scorer:
         return _worthless(attempt, Extracted("", "c"), self.rubric, rule, why)
 
     def _key(self, attempt: Attempt) -> bytes:
-        parts = (attempt.text, attempt.prompt, attempt.domain)
+        parts = (attempt.text, attempt.prompt, attempt.domain, attempt.language or "")
         return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode(errors="replace")).digest()
 
     def _remember(self, key: bytes, verdict: Verdict) -> None:
@@ -126,7 +127,7 @@ def the_misra() -> Misra:
 
 
 def _scored(attempt: Attempt, rubric: Rubric, compiler: Compiler, misra: Misra | None) -> Verdict:
-    code = extract(attempt.text[:LONGEST_ANSWER])
+    code = extract(attempt.text[:LONGEST_ANSWER], attempt.language)
     if len(code.code) > LONGEST:
         why = f"more than {LONGEST} characters of code: no more are looked at"
         return _worthless(attempt, code, rubric, "too-long", why)

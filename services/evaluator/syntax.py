@@ -89,7 +89,7 @@ def _unbalanced(code: str, opening: str, closing: str) -> int:
     return open_lines[-1] if open_lines else 0
 
 
-_ENDS = re.compile(r"[;{}:,\\(\[&|+*/=<>?!^%~-]$|^#|\belse$|\bdo$")
+_ENDS = re.compile(r"[;{}:,\\(\[&|*/=<>?!^%~]$|(?<!\+)\+$|(?<!-)-$|^#|\belse$|\bdo$")
 _STATEMENT = re.compile(r"^(?:return|break|continue|goto)\b|^[\w*>.\[\]() -]+(?:=|\+\+|--)|^[\w>.-]+\s*\(.*\)$")
 _HEAD = re.compile(r"^(?:if|for|while|switch|else)\b")
 
