@@ -16,18 +16,17 @@ UNLIMITED = float("inf")
 class Limiter:
     """`slots` calls at once, and at most `pace` starts a second. Thread-safe; shared by all who ask the same teacher.
 
-    The pace is unlimited until the first throttle. It then follows the rate at which the teacher really answers.
+    The pace is unlimited until a window with throttles. It then follows the rate at which the teacher really answers.
     """
 
     def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.pace = UNLIMITED
         self._clock = clock
-        self._count = slots
         self._slots = threading.BoundedSemaphore(slots)
         self._gate = threading.Lock()  # who holds it waits for the next turn
         self._lock = threading.Lock()  # guards what follows
         self._next_turn = 0.0
-        self._changed = clock()
+        self._began = clock()
         self._answered = 0
         self._throttled = 0
 
@@ -50,7 +49,7 @@ class Limiter:
         with self._lock:
             self._throttled += 1
             at_floor = self.pace <= FLOOR
-            self._adapt(at_once=self.pace == UNLIMITED)
+            self._adapt()
             return at_floor
 
     def _until_turn(self) -> float:
@@ -61,15 +60,18 @@ class Limiter:
             self._next_turn = now + 1 / self.pace
             return 0.0
 
-    def _adapt(self, at_once: bool = False) -> None:
-        now = self._clock()
-        elapsed, outcomes = now - self._changed, self._answered + self._throttled
-        if at_once:
-            self.pace = max(self._count, HEADROOM * self._answered / max(elapsed, 0.1))
-        elif elapsed < WINDOW or outcomes < ENOUGH:
+    def _adapt(self) -> None:
+        """Draw the pace from the outcomes of a window, which begins with its first."""
+        now, outcomes = self._clock(), self._answered + self._throttled
+        if outcomes == 1:
+            self._began = now
+        elapsed = now - self._began
+        if elapsed < WINDOW or outcomes < ENOUGH:
             return
-        elif self._throttled and self.pace < UNLIMITED:
+        if self._throttled and self.pace == UNLIMITED:
+            self.pace = max(FLOOR, HEADROOM * self._answered / elapsed)
+        elif self._throttled:
             self.pace = max(FLOOR, self.pace * min(GROWTH, HEADROOM * self._answered / outcomes))
         elif self.pace < UNLIMITED and outcomes / elapsed > 0.8 * self.pace:  # else nobody wanted more
             self.pace *= GROWTH
-        self._changed, self._answered, self._throttled = now, 0, 0
+        self._answered = self._throttled = 0

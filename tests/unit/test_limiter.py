@@ -14,17 +14,20 @@ def test_nothing_is_limited_before_the_first_throttle() -> None:
     assert limiter.pace == UNLIMITED
 
 
-def test_the_first_throttle_sets_a_pace_and_costs_no_try() -> None:
-    limiter = Limiter(10)
-    assert limiter.throttled() is False
-    assert limiter.pace >= 10
-
-
 class Clock:
     now = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_the_first_throttles_set_a_pace_and_cost_no_try() -> None:
+    clock = Clock()
+    limiter = Limiter(10, clock)
+    for i in range(50):
+        clock.now += 0.1
+        limiter.answered() if i % 2 else limiter.throttled()
+    assert FLOOR < limiter.pace < 10, "it answers 5 a second"
 
 
 def test_throttles_cost_a_try_once_the_pace_is_at_its_floor() -> None:
