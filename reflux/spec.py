@@ -16,7 +16,7 @@ Score = Annotated[float, Field(ge=0, le=10)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Student(Section):
@@ -167,7 +167,9 @@ class Export(Section):
 
 
 class Limits(Section):
-    max_runtime: timedelta = timedelta(hours=12)
+    max_runtime: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
+        timedelta(hours=12), description="Seconds, HH:MM:SS or ISO 8601 (PT12H). At the limit the best adapter so far is exported"
+    )
     max_teacher_cost_usd: Annotated[float, Field(gt=0)] | None = None
     min_disk_gb: Annotated[float, Field(ge=0)] = 15.0
     stall_seconds: Annotated[float, Field(gt=0)] = Field(1800.0, description="No progress for so long: the attempt is killed")
@@ -256,30 +258,49 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
     return FieldProblem(field=path, message=f"{message}, got {detail['input']!r:.80}", hint=_described(detail["loc"]))
 
 
-def _field(path: tuple[int | str, ...]) -> tuple[dict[str, Any], Any]:
-    """The fields of the section at `path`, and the field that the path ends in, as far as it leads."""
-    fields: dict[str, Any] = dict(RunSpec.model_fields)
-    field = None
-    for part in path:
-        if isinstance(part, int):
-            continue
-        field = fields.get(part)
-        inner = field.annotation if field else None
-        inner = next((a for a in getattr(inner, "__args__", ()) if isinstance(a, type)), inner)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            fields = dict(inner.model_fields)
-    return fields, field
-
-
 def _did_you_mean(path: tuple[int | str, ...]) -> str:
-    fields, _ = _field(path[:-1])
-    close = difflib.get_close_matches(str(path[-1]), fields, n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"One of: {', '.join(fields)}."
+    """The nearest field of the same section, or one of that name elsewhere."""
+    *section, name = (str(part) for part in path)
+    fields, _ = _lookup(path[:-1])
+    elsewhere = [field for field in _all_fields() if field.split(".")[-1] == name]
+    near = difflib.get_close_matches(name, fields, n=1)
+    far = difflib.get_close_matches(name, {field.split(".")[-1]: field for field in _all_fields()}, n=1, cutoff=0.8)
+    meant = elsewhere or [".".join((*section, field)) for field in near]
+    meant = meant or [field for field in _all_fields() if field.split(".")[-1] in far]
+    if meant:
+        return f"Did you mean {' or '.join(f'`{field}`' for field in meant)}?"
+    return f"One of: {', '.join(fields)}." if fields else ""
 
 
 def _described(path: tuple[int | str, ...]) -> str:
-    _, field = _field(path)
+    fields, field = _lookup(path)
     if field is None:
-        return "Look at the example in examples/automotive/demo.yaml."
-    default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r:.60}."
-    return f"{field.description or 'Correct the value'}.{default}"
+        return f"One of: {', '.join(fields)}." if fields else "Correct the value."
+    if _section(field):
+        return f"A mapping with any of: {', '.join(fields)}."
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    shown = "" if default in (None, (), {}) else f" The default is {default}."
+    return f"{field.description or 'Correct the value'}.{shown}"
+
+
+def _lookup(path: tuple[int | str, ...]) -> tuple[dict[str, Any], Any]:
+    """The fields of the section at `path`, and the field that the path ends in; none where no field is."""
+    fields: dict[str, Any] = dict(RunSpec.model_fields)
+    field = None
+    for part in path:
+        if not isinstance(part, int):
+            field = fields.get(part)
+            section = _section(field) if field else None
+            fields = dict(section.model_fields) if section else {}
+    return fields, field
+
+
+def _section(field: Any) -> type[Section] | None:
+    """The model that a field, or each item of it, must match."""
+    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def _all_fields() -> list[str]:
+    top = [(name, _section(field)) for name, field in RunSpec.model_fields.items()]
+    return [name for name, _ in top] + [f"{name}.{inner}" for name, section in top if section for inner in section.model_fields]
