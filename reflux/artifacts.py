@@ -5,7 +5,9 @@ a reader sees the old object or the new one.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,14 +22,26 @@ from reflux.secret import secret
 Row = TypeVar("Row", bound=BaseModel)
 
 
+# Below the waits of the policy table, so that a worker hears of a dead store within seconds
+RETRIES = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+
+
 class Artifacts:
-    """One object store. Reading what is not there raises FileNotFoundError; the store's own errors become RefluxErrors."""
+    """One object store. Reading what is not there raises FileNotFoundError; the store's own errors become RefluxErrors.
+
+    An s3:// store is set by the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or …_FILE), AWS_SESSION_TOKEN,
+    AWS_REGION; for a server that is not Amazon's AWS_ENDPOINT (or AWS_ENDPOINT_URL), and AWS_ALLOW_HTTP=true where it
+    speaks plain HTTP.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         try:
-            options: dict[str, Any] = {"mkdir": True} if url.startswith("file:") else _keys() if url.startswith("s3:") else {}
-            self.store = from_url(url, **options)
+            self.store = from_url(url, **_options(url))
         except Exception as error:
             raise translated(error, url) from error
 
@@ -118,10 +132,25 @@ class Artifacts:
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return function(self.store, *arguments, **options)
-        except (AlreadyExistsError, FileNotFoundError):
+        except AlreadyExistsError:
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise translated(error, self.url) from error
             raise
         except Exception as error:
             raise translated(error, self.url) from error
+
+
+def _options(url: str) -> dict[str, Any]:
+    match url.split(":", maxsplit=1)[0]:
+        case "file":
+            return {"mkdir": True}
+        case "s3" | "s3a":
+            return {"retry_config": RETRIES, **_keys()}
+        case "gs" | "az":
+            return {"retry_config": RETRIES}
+    return {}
 
 
 def _keys() -> dict[str, str]:
@@ -133,13 +162,15 @@ def _keys() -> dict[str, str]:
 def translated(error: Exception, url: str) -> RefluxError:
     """The RefluxError that says what an object store's error means."""
     text = str(error).split("\n")[0][:300]
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+    refused = re.search(r"status code: (\d+)", text)
+    status = int(refused[1]) if refused else None
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or status in (401, 403):
         return Terminal("access_denied", f"No right to read or write {url}: {text}")
     if "NoSuchBucket" in str(error):
         return Terminal("no_such_bucket", f"There is no bucket at {url}")
     if isinstance(error, ValueError) or "Unable to recognise URL" in text:
         return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}")
-    if "503" in text or "SlowDown" in str(error) or "429" in text:
+    if status in (429, 503) or "SlowDown" in str(error):
         return Retriable("s3_throttled", f"{url}: {text}")
     if isinstance(error, GenericError | OSError | TimeoutError):
         return Retriable("s3_timeout", f"{url}: {text}")
