@@ -129,7 +129,10 @@ class _Jail:
         )
         theirs.close()
         self.socket = ours
-        header, _ = jail.receive(ours)
+        try:
+            header, _ = jail.receive(ours)
+        except EOFError as error:
+            raise OSError(f"the sandbox's process did not start; status {self.process.wait()}, its log is on stderr") from error
         self.layers: dict[str, str] = header["layers"]
 
     def run(self, job: dict[str, object], stdin: bytes) -> Outcome:

@@ -43,7 +43,7 @@ _CHARACTER = r"'(?:\\.|[^'\\\n])*'?"
 _RAW = r'\b(?:u8|[uUL])?R"(?P<tag>[^\s()\\"]{0,16})\(.*?(?:\)(?P=tag)"|\Z)'
 _TOKENS = {
     "c": re.compile(f"{_COMMENT}|(?P<literal>{_STRING}|{_CHARACTER})", re.DOTALL),
-    "c++": re.compile(f"{_COMMENT}|(?P<literal>{_RAW}|{_STRING}|(?<![0-9a-fA-F]){_CHARACTER})", re.DOTALL),
+    "c++": re.compile(rf"{_COMMENT}|(?P<number>(?<!\w)\d(?:'?[\w.])*)|(?P<literal>{_RAW}|{_STRING}|{_CHARACTER})", re.DOTALL),
 }
 _DIRECTIVE = re.compile(r"^[ \t\f\v]*(?:#|%:)[ \t\f\v]*(?P<name>\w*)(?P<rest>[^\n]*)$", re.MULTILINE)
 _HEADER = re.compile(r'\s*(?:<([^<>\n]+)>|"([^"\n]+)")\s*$')
@@ -81,16 +81,18 @@ def prepare(code: str, language: Language, own_headers: Set[str] = frozenset()) 
     """Look through the code as a preprocessor would, and refuse what it must not do. `code` has LF line ends."""
     logical, offsets = _logical(code, language)
     bare, skeleton = _views(logical, language)
-    page = _Page(code, offsets)
+    page = _Page(code, offsets, language == "c")
     allowed = (STANDARD_HEADERS | STANDARD_CXX_HEADERS if language == "c++" else STANDARD_HEADERS) | own_headers
+    for match in _SILENCING.finditer(bare):
+        page.note("warnings-off", f"the compiler's warnings switched off by `{' '.join(match[0].split())}`", match.start())
+    for match in _PRAGMA_OPERATOR.finditer(skeleton):
+        # A semicolon stays: with blanks alone what follows could begin a line, or a backslash before splice two lines.
+        page.blank(match.start(), match.end(), ";")
+        bare = f"{bare[: match.start()]};{' ' * (len(match[0]) - 1)}{bare[match.end() :]}"
     conditional = False
     for match in _DIRECTIVE.finditer(bare):
         conditional = conditional or match["name"] in ("if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else")
         _directive(page, match, allowed)
-    for match in _PRAGMA_OPERATOR.finditer(skeleton):
-        page.blank(match.start(), match.end())
-    for match in _SILENCING.finditer(bare):
-        page.note("warnings-off", f"the compiler's warnings switched off by `{' '.join(match[0].split())}`", match.start())
     for offset in [code.find("\0")] if "\0" in code else []:
         page.findings.append(page.at(offset, "nul-byte", "a NUL byte in the text"))
     return Source(
@@ -106,7 +108,7 @@ def only_lines(text: str, lines: Set[int]) -> str:
 def skeleton(code: str, language: Language) -> str:
     """The code without comments and without the insides of literals; each line as long as it was."""
     blank = re.compile(r"[^\n]")
-    return _TOKENS[language].sub(lambda match: blank.sub(" ", match[0]) if match["comment"] else blank.sub("0", match[0]), code)
+    return _TOKENS[language].sub(lambda match: blank.sub(" " if match["comment"] else "0", match[0]), code)
 
 
 def _directive(page: "_Page", match: re.Match[str], allowed: Set[str]) -> None:
@@ -161,7 +163,7 @@ def _views(logical: str, language: Language) -> tuple[str, str]:
         return " " * len(match[0]) if match["comment"] else match[0].replace("\n", " ")
 
     def skeleton(match: re.Match[str]) -> str:
-        return " " * len(match[0])
+        return " " * len(match[0]) if match["comment"] or match["literal"] else match[0]
 
     tokens = _TOKENS[language]
     return tokens.sub(bare, logical), tokens.sub(skeleton, logical)
@@ -170,8 +172,9 @@ def _views(logical: str, language: Language) -> tuple[str, str]:
 class _Page:
     """The student's text while it is blanked. Positions are offsets in the logical text."""
 
-    def __init__(self, code: str, offsets: list[int] | None) -> None:
+    def __init__(self, code: str, offsets: list[int] | None, trigraphs: bool) -> None:
         self._characters = list(code)
+        self._trigraphs = trigraphs
         self._offsets = offsets
         self._starts = [0, *(match.end() for match in re.finditer("\n", code))]
         self.findings: list[Finding] = []
@@ -201,22 +204,30 @@ class _Page:
         self.uncounted.append(finding)
 
     def blank(self, start: int, stop: int, instead: str = "") -> list[range]:
-        """Blank [start, stop) but for line ends; the stretches between them. `instead` stands where it began."""
-        first, last = self._offset(start), self._offset(stop)
-        segments = list(self._segments(first, last))
+        """Blank the characters [start, stop), but no line end and no splice; the stretches. `instead` stands where it began."""
+        segments = list(self._segments(start, stop))
         for segment in segments:
             self._characters[segment.start : segment.stop] = " " * len(segment)
         if instead and segments and len(segments[0]) >= len(instead):
-            self._characters[first : first + len(instead)] = instead
+            self._characters[segments[0].start : segments[0].start + len(instead)] = instead
         return segments
 
-    def _segments(self, first: int, last: int) -> Iterator[range]:
-        begin = first
-        for i in range(first, last + 1):
-            if i == last or self._characters[i] == "\n":
-                if i > begin:
-                    yield range(begin, i)
-                begin = i + 1
+    def _segments(self, start: int, stop: int) -> Iterator[range]:
+        begin, end = -1, -1
+        for at in range(start, stop):
+            offset = self._offset(at)
+            if offset != end or self._characters[offset] == "\n":
+                if end > begin:
+                    yield range(begin, end)
+                begin = offset + (self._characters[offset] == "\n")
+            end = offset + self._width(offset)
+        if end > begin >= 0:
+            yield range(begin, end)
+
+    def _width(self, offset: int) -> int:
+        """3 for a trigraph of C that stands for one character."""
+        written = self._characters[offset : offset + 3]
+        return 3 if self._trigraphs and written[:2] == ["?", "?"] and written[2:] and written[2] in _TRIGRAPHS else 1
 
     def _offset(self, at: int) -> int:
         return self._offsets[at] if self._offsets else at

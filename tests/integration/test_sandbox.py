@@ -235,6 +235,39 @@ def test_a_plain_user_is_confined_too(tmp_path: Path) -> None:
     assert (secret, passwd) == (True, True)
 
 
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="needs the system's own Python")
+def test_landlock_alone_confines_where_namespaces_are_refused(tmp_path: Path) -> None:
+    """A jail within the jail: the outer one's filter refuses namespaces, as a container's does."""
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "jail.py").write_text(Path(jail.__file__).read_text())
+    script = f"""
+        import json, os, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import jail
+        print(open({str(tmp_path / "secret")!r}).read())
+        print(json.dumps(jail.lock_in(["/usr/lib", "/lib"], [], "/")))
+        os.open("/usr/lib", os.O_RDONLY)
+        for path in ({str(tmp_path / "secret")!r}, "/usr/include/stdint.h"):
+            try:
+                print(open(path).read())
+            except PermissionError:
+                print("refused")
+    """
+    outer = Sandbox((str(tmp_path),))
+    if outer.layers["seccomp"] or outer.layers["landlock"]:
+        outer.close()
+        pytest.skip(f"this machine lacks a layer: {outer.missing}")
+    outcome = outer.run(["/usr/bin/python3", "-I", "-B", "-c", textwrap.dedent(script)], b"", SHELL)
+    outer.close()
+    before, layers, *after = outcome.stdout.decode().splitlines()
+    assert before == "secret"
+    assert "not permitted" in json.loads(layers)["namespaces"]
+    assert json.loads(layers)["landlock"] == ""
+    assert after == ["refused", "refused"], outcome.stderr
+
+
 def _jails_of(pid: int) -> list[int]:
     return [child for child in _children_of(pid) if b"jail.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
