@@ -40,7 +40,7 @@ _UNUSUAL = re.compile(r"\?\?[=/'()!<>-]|\\[ \t\f\v]*\n")
 _COMMENT = r"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))"
 _STRING = r'"(?:\\.|[^"\\\n])*"?'
 _CHARACTER = r"'(?:\\.|[^'\\\n])*'?"
-_RAW = r'\b(?:u8|[uUL])?R"(?P<tag>[^\s()\\"]{0,16})\(.*?(?:\)(?P=tag)"|\Z)'
+_RAW = r'\b(?:u8|[uUL])?R"(?P<tag>[^\s()\\"]{0,16})\(.*?\)(?P=tag)"'
 _TOKENS = {
     "c": re.compile(f"{_COMMENT}|(?P<literal>{_STRING}|{_CHARACTER})", re.DOTALL),
     "c++": re.compile(rf"{_COMMENT}|(?P<number>(?<!\w)\d(?:'?[\w.])*)|(?P<literal>{_RAW}|{_STRING}|{_CHARACTER})", re.DOTALL),
@@ -52,6 +52,7 @@ _PRAGMA_OPERATOR = re.compile(r"\b_Pragma\b(?:\s*\([^()\n]*\))?")
 _REFUSED_PRAGMA = re.compile(r"\s*(?:clang\b|GCC\b(?!\s+(?:ivdep|unroll|optimize|push_options|pop_options|poison)\b))")
 _SILENCING = re.compile(r"\b(?:GCC|clang)\s+(?:diagnostic|system_header)\b|\b_P\w*\s*(?:##|%:%:)")
 _READING = {"include", "include_next", "import", "embed"}
+_CONDITIONALS = {"if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else"}
 _MARK = "#error R"
 
 
@@ -89,10 +90,13 @@ def prepare(code: str, language: Language, own_headers: Set[str] = frozenset()) 
         # A semicolon stays: with blanks alone what follows could begin a line, or a backslash before splice two lines.
         page.blank(match.start(), match.end(), ";")
         bare = f"{bare[: match.start()]};{' ' * (len(match[0]) - 1)}{bare[match.end() :]}"
-    conditional = False
-    for match in _DIRECTIVE.finditer(bare):
-        conditional = conditional or match["name"] in ("if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else")
+    directives = {match.start(): match for match in _DIRECTIVE.finditer(bare)}
+    if 'R"' in logical:
+        # A raw string ends with the line where it stands in a directive: what might be one within it is taken for one.
+        directives = {match.start(): match for match in _DIRECTIVE.finditer(_views(logical, "c")[0])} | directives
+    for match in directives.values():
         _directive(page, match, allowed)
+    conditional = any(match["name"] in _CONDITIONALS for match in directives.values())
     for offset in [code.find("\0")] if "\0" in code else []:
         page.findings.append(page.at(offset, "nul-byte", "a NUL byte in the text"))
     return Source(

@@ -55,6 +55,8 @@ READERS = {
     "pch pragma": '#pragma GCC pch_preprocess "@"\n',
     "incbin": '__asm__(".incbin \\"@\\"");\n',
     "asm include": '__asm__(".include \\"@\\"");\n',
+    "open raw string in C++": 'namespace a {}\nconst char *x = R"(;\n#include "@"\n',
+    "raw string in a directive of C++": 'namespace a {}\n#define A R"(\n/* )" */ #include "@"\n',
     "raw string in C++": 'const char *x = R"(")"; /*)"*/\n#include "@"\nnamespace a {}\n',
 }
 
