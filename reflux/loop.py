@@ -17,30 +17,14 @@
 in the order in which a run takes them. A fact that comes too late changes nothing; one that no run could see raises.
 """
 
-from collections.abc import Sequence
-
-from reflux import convergence
+from reflux import steps
 from reflux.commands import (
-    Chunk,
-    CleanUp,
-    Command,
-    Compare,
-    Correct,
-    Deliver,
-    ExportModel,
-    Generate,
-    Judge,
     Preflight,
-    Prepare,
     Provision,
-    RunJob,
-    Score,
-    Teach,
-    Train,
     kind_of,
     whereabouts,
 )
-from reflux.errors import Failure, failure
+from reflux.errors import failure
 from reflux.events import (
     ANSWERS,
     AbortRequested,
@@ -69,33 +53,29 @@ from reflux.events import (
     TaskStopped,
     TimeLimitReached,
 )
-from reflux.run import Outcome, Run, ScoredChunk, epoch_metrics, summary
+from reflux.run import Run
 from reflux.stages import Stage
-from reflux.summary import Usage
-
-Step = tuple[Run, Sequence[Command]]
 
 ENDING = (Stage.CLEANING_UP, Stage.SUCCEEDED, Stage.FAILED, Stage.ABORTED)
-SHARD = 50  # corrections a task, where they have to wait for all scores
 
 
 class Impossible(Exception):
     """No history of this run could have led to this event: a defect, never a late message."""
 
 
-def decide(run: Run, event: Event) -> Step:
+def decide(run: Run, event: Event) -> steps.Step:
     """The run after `event`, and the commands that follow from it. A late or doubled event changes nothing."""
     if is_stale(run, event):
         return run, ()
     before = run
     if isinstance(event, Answering):
         run = run.but(open={k: c for k, c in run.open.items() if k != event.key}).warned(*event.warnings)
-        run = run.but(seconds=_plus(run.seconds, kind_of(event.key), event.seconds))
+        run = run.but(seconds=steps.plus(run.seconds, kind_of(event.key), event.seconds))
     run, commands = _follow(run, before, event)
     if run.stopping and not isinstance(event, PauseRequested | AbortRequested | TimeLimitReached):
         run, commands = run.but(parked=run.parked + tuple(commands)), ()
     if run.stopping and not run.open:
-        run, commands = _come_to_rest(run)
+        run, commands = steps.come_to_rest(run)
     return run.but(open=run.open | {c.key: c for c in commands}), tuple(commands)
 
 
@@ -137,7 +117,7 @@ def _can_answer(key: str, event: Event) -> bool:
     return type(event) is ANSWERS.get(kind)
 
 
-def _follow(run: Run, before: Run, event: Event) -> Step:
+def _follow(run: Run, before: Run, event: Event) -> steps.Step:
     match run.stage, event:
         # People and the clock
         case _, AbortRequested(discard=discard):
@@ -158,356 +138,49 @@ def _follow(run: Run, before: Run, event: Event) -> Step:
             return run.but(stage=Stage.VALIDATING), [Preflight(stage=Stage.VALIDATING)]
         case Stage.VALIDATING, PreflightPassed():
             if run.spec.compute.kind == "local":
-                return _prepare(run)
+                return steps.prepare(run)
             return run.but(stage=Stage.PROVISIONING), [Provision(stage=Stage.PROVISIONING)]
         case Stage.PROVISIONING, MachineProvisioned(resource_id=resource_id):
-            return _prepare(run.but(resource_ids=(*run.resource_ids, resource_id)))
+            return steps.prepare(run.but(resource_ids=(*run.resource_ids, resource_id)))
         case Stage.PREPARING, DatasetPrepared():
-            return _teach(run.but(dataset=event))
+            return steps.teach(run.but(dataset=event))
         case Stage.TEACHING, PromptsTaught():
-            return _taught(run, event)
+            return steps.taught(run, event)
         case Stage.TEACHING, TaskFailed(failure=why):
-            return _after_teaching(run.but(teaching_failure=why).warned(f"Some prompts were not taught: {why}"))
+            return steps.after_teaching(run.but(teaching_failure=why).warned(f"Some prompts were not taught: {why}"))
 
         # The loop
         case Stage.TRAINING, AdapterTrained():
-            return _refine(run.but(trained=event))
+            return steps.refine(run.but(trained=event))
         case Stage.TRAINING, JobFinished(outputs_path=path):
-            return _deliver(run.but(job_path=path), path)
+            return steps.deliver(run.but(job_path=path), path)
         case ((Stage.REFINING | Stage.EVALUATING), ChunkGenerated(chunk=chunk)):
-            return _score(run, [chunk])
+            return steps.score(run, [chunk])
         case ((Stage.REFINING | Stage.EVALUATING), AnswersGenerated(chunks=chunks)):
-            return _or_onward(*_score(run, chunks))
+            return steps.or_onward(*steps.score(run, chunks))
         case ((Stage.REFINING | Stage.EVALUATING), ChunkScored()):
-            return _or_onward(*_correct(run, before, event))
+            return steps.or_onward(*steps.correct(run, before, event))
         case Stage.REFINING, CorrectionsWritten():
-            return _or_onward(*_judge(run, before, event))
+            return steps.or_onward(*steps.judge(run, before, event))
         case Stage.REFINING, CorrectionsJudged():
-            return _or_onward(*_admit(run, before, event))
+            return steps.or_onward(*steps.admit(run, before, event))
         case Stage.REFINING, TaskFailed(key=key, failure=why) if kind_of(key) != "generate":
-            return _or_onward(*_without(run, before, key, why))
+            return steps.or_onward(*steps.without(run, before, key, why))
 
         # After the loop
         case Stage.EVALUATING, ModelsCompared(comparison=comparison):
-            return _export(run.but(comparison=comparison))
+            return steps.export(run.but(comparison=comparison))
         case Stage.EVALUATING, TaskFailed(failure=why):
-            return _without_comparison(run, why)
+            return steps.without_comparison(run, why)
         case Stage.EXPORTING, ModelExported(path=path):
-            return _deliver(run.but(model_path=path), path)
+            return steps.deliver(run.but(model_path=path), path)
         case Stage.EXPORTING, ResultsDelivered():
-            return (run, ()) if run.ending else _clean_up(run, "failed" if run.error else "succeeded")
+            return (run, ()) if run.ending else steps.clean_up(run, "failed" if run.error else "succeeded")
         case Stage.CLEANING_UP, CleanedUp(manual_action_required=manual):
-            return _end(run.but(manual_action_required=manual))
+            return steps.end(run.but(manual_action_required=manual))
         case Stage.CLEANING_UP, (TaskFailed() | CleanupOverdue()):
-            return _end(run.but(manual_action_required=True).warned("Cleanup is not finished; see `reflux verify-cleanup`"))
+            return steps.end(run.but(manual_action_required=True).warned("Cleanup is not finished; see `reflux verify-cleanup`"))
 
         case _, TaskFailed(failure=why):
-            return _fail(run, why)
+            return steps.fail(run, why)
     raise Impossible(f"{event.type} in {run.stage}")
-
-
-# Before the loop
-
-
-def _prepare(run: Run) -> Step:
-    return run.but(stage=Stage.PREPARING), [Prepare(stage=Stage.PREPARING)]
-
-
-def _teach(run: Run) -> Step:
-    assert run.dataset is not None
-    spec = run.spec.teaching
-    if run.spec.recipe != "distill" or not spec.enabled or not run.dataset.practice:
-        return _train(run)
-    wanted = min(run.dataset.practice, spec.max_prompts or run.dataset.practice)
-    starts = range(0, wanted, spec.shard_size)
-    return run.but(stage=Stage.TEACHING), [
-        Teach(
-            stage=Stage.TEACHING,
-            shard=shard,
-            start=start,
-            stop=min(start + spec.shard_size, wanted),
-            prompts_path=run.dataset.prompts_path,
-        )
-        for shard, start in enumerate(starts)
-    ]
-
-
-def _taught(run: Run, event: PromptsTaught) -> Step:
-    run = run.but(
-        taught_paths=tuple(sorted((*run.taught_paths, event.path))),
-        taught=run.taught + event.answered,
-        usage=run.usage + event.usage,
-    )
-    if event.failed:
-        run = run.warned(f"The teacher did not answer {event.failed} of the prompts of {event.key}")
-    return _within_budget(run) or _after_teaching(run)
-
-
-def _after_teaching(run: Run) -> Step:
-    if run.open or run.parked or run.ending:
-        return run, ()
-    if run.taught == 0 and run.spec.teaching.required:
-        return _fail(run, run.teaching_failure or failure("teaching_failed", "The teacher answered none of the prompts"))
-    return _train(run)
-
-
-# The loop
-
-
-def _train(run: Run) -> Step:
-    """Begin the next epoch."""
-    epoch = run.epoch + 1
-    run = run.but(
-        stage=Stage.TRAINING,
-        epoch=epoch,
-        trained=None,
-        chunks={},
-        asked=False,
-        requested=0,
-        admitted=0,
-        refused=0,
-        epoch_usage=Usage(),
-        seconds={},
-    )
-    if run.spec.recipe == "job":
-        return run, [RunJob(stage=Stage.TRAINING, epoch=epoch)]
-    assert run.dataset is not None
-    last = run.epochs[-1].adapter_path if run.epochs else None
-    return run, [
-        Train(
-            stage=Stage.TRAINING,
-            epoch=epoch,
-            train_path=run.dataset.train_path,
-            val_path=run.dataset.val_path,
-            taught_paths=run.taught_paths,
-            corrections_paths=run.corrections_paths,
-            adapter_path=None if run.spec.training.restart_from_base else last,
-        )
-    ]
-
-
-def _refine(run: Run) -> Step:
-    """Let the student answer what it practises, and what chooses the best adapter."""
-    assert run.dataset is not None
-    assert run.trained is not None
-    if run.spec.recipe != "distill":
-        return _evaluate(run.but(epochs=(*run.epochs, epoch_metrics(run)), reason="trained"))
-    return run.but(stage=Stage.REFINING), [
-        Generate(
-            stage=Stage.REFINING,
-            epoch=run.epoch,
-            model="student",
-            sets=("practice", "dev") if run.dataset.dev else ("practice",),
-            max_new_tokens=run.spec.generation.max_new_tokens,
-            prompts_path=run.dataset.prompts_path,
-            adapter_path=run.trained.adapter_path,
-        )
-    ]
-
-
-def _score(run: Run, chunks: Sequence[Chunk]) -> Step:
-    new = [chunk for chunk in chunks if chunk.name not in run.chunks]
-    run = run.but(chunks=run.chunks | {chunk.name: ScoredChunk(chunk=chunk) for chunk in new})
-    return run, [Score(stage=run.stage, epoch=run.epoch, chunk=chunk) for chunk in new]
-
-
-def _correct(run: Run, before: Run, event: ChunkScored) -> Step:
-    asked = before.open[event.key]
-    assert isinstance(asked, Score)
-    chunk = asked.chunk
-    run = run.but(chunks=run.chunks | {chunk.name: ScoredChunk(chunk=chunk, scored=event)})
-    if chunk.set != "practice" or not event.poor or not run.corrects or not run.corrects_at_once:
-        return run, ()
-    return run, [
-        Correct(
-            stage=Stage.REFINING,
-            epoch=run.epoch,
-            shard=chunk.index,
-            answers_paths=(chunk.path,),
-            verdicts_paths=(event.path,),
-        )
-    ]
-
-
-def _judge(run: Run, before: Run, event: CorrectionsWritten) -> Step:
-    asked = before.open[event.key]
-    assert isinstance(asked, Correct)
-    run = run.but(
-        usage=run.usage + event.usage,
-        epoch_usage=run.epoch_usage + event.usage,
-        requested=run.requested + (event.requested if asked.ask == 1 else 0),
-    )
-    if event.answered < event.requested:
-        run = run.warned(
-            f"Epoch {run.epoch}: the teacher left {event.requested - event.answered} corrections of {event.key} open"
-        )
-    judge = Judge(stage=Stage.REFINING, epoch=run.epoch, shard=asked.shard, ask=asked.ask, corrections_path=event.path)
-    return _within_budget(run) or (run, [judge] if event.answered else [])
-
-
-def _admit(run: Run, before: Run, event: CorrectionsJudged) -> Step:
-    """Keep what beats the student's answer for the next epoch; what does not is asked for once more."""
-    judged = before.open[event.key]
-    assert isinstance(judged, Judge)
-    last_ask = judged.ask == 2
-    run = run.but(
-        admitted=run.admitted + event.admitted,
-        refused=run.refused - event.admitted if last_ask else run.refused + event.refused,
-        corrections_paths=tuple(sorted((*run.corrections_paths, event.path))) if event.admitted else run.corrections_paths,
-    )
-    if last_ask or not event.refused:
-        return run, ()
-    return run, [Correct(stage=Stage.REFINING, epoch=run.epoch, shard=judged.shard, ask=2, refused_path=event.path)]
-
-
-def _without(run: Run, before: Run, key: str, why: Failure) -> Step:
-    """Go on without what failed: unscored answers count as 0, missing corrections are missing."""
-    command = before.open[key]
-    if isinstance(command, Score):
-        chunk = command.chunk
-        zero = ChunkScored(
-            key=key, chunk=chunk.name, path="", count=chunk.count, poor=chunk.count, compiling=0, overall=0, parts=(0, 0, 0, 0)
-        )
-        run = run.but(chunks=run.chunks | {chunk.name: ScoredChunk(chunk=chunk, scored=zero)})
-        return run.warned(f"Epoch {run.epoch}: {chunk.count} answers count as 0: {why}"), ()
-    return run.warned(f"Epoch {run.epoch} goes on without the corrections of {key}: {why}"), ()
-
-
-def _or_onward(run: Run, commands: Sequence[Command]) -> Step:
-    """Once nothing is open any more: the corrections that had to wait, the next epoch, or what comes after."""
-    if run.open or run.parked or commands or run.ending:
-        return run, commands
-    if run.stage == Stage.EVALUATING:
-        return _compare(run)
-    if run.corrects and not run.corrects_at_once and not run.asked:
-        run, commands = _correct_the_worst(run.but(asked=True))
-        if commands:
-            return run, commands
-    return _finish_epoch(run)
-
-
-def _correct_the_worst(run: Run) -> Step:
-    chunks = [c for _, c in sorted(run.chunks.items()) if c.scored and c.scored.path and c.chunk.set == "practice"]
-    poor = sum(c.scored.poor for c in chunks if c.scored)
-    wanted = min(poor, run.spec.refining.max_corrections)
-    shards = -(-wanted // SHARD)
-    return run, [
-        Correct(
-            stage=Stage.REFINING,
-            epoch=run.epoch,
-            shard=shard,
-            shards=shards,
-            limit=run.spec.refining.max_corrections,
-            answers_paths=tuple(c.chunk.path for c in chunks),
-            verdicts_paths=tuple(c.scored.path for c in chunks if c.scored),
-        )
-        for shard in range(shards)
-    ]
-
-
-def _finish_epoch(run: Run) -> Step:
-    run = run.but(epochs=(*run.epochs, epoch_metrics(run)))
-    decision = convergence.check(run.epochs, run.spec.refining)
-    if decision.reason is None:
-        return _train(run)
-    return _evaluate(run.but(reason=decision.reason))
-
-
-# After the loop
-
-
-def _evaluate(run: Run) -> Step:
-    """Measure base and best on the test prompts, which nobody has looked at before."""
-    assert run.dataset is not None
-    if not run.spec.evaluation.enabled or not run.dataset.test or run.best is None:
-        return _export(run)
-    adapters = {"base": None, "best": run.best.adapter_path}
-    return run.but(stage=Stage.EVALUATING, chunks={}), [
-        Generate(
-            stage=Stage.EVALUATING,
-            epoch=run.epoch,
-            model="base" if adapter is None else "best",
-            sets=("test",),
-            samples=run.spec.generation.test_samples,
-            max_new_tokens=run.spec.generation.test_max_new_tokens,
-            prompts_path=run.dataset.prompts_path,
-            adapter_path=adapter,
-        )
-        for adapter in adapters.values()
-    ]
-
-
-def _compare(run: Run) -> Step:
-    def paths(model: str) -> tuple[str, ...]:
-        return tuple(c.scored.path for _, c in sorted(run.chunks.items()) if c.scored and c.chunk.model == model)
-
-    return run, [Compare(stage=Stage.EVALUATING, epoch=run.epoch, base_paths=paths("base"), best_paths=paths("best"))]
-
-
-def _without_comparison(run: Run, why: Failure) -> Step:
-    run = run.warned(f"The test prompts were not evaluated: {why}")
-    return (run, ()) if run.ending else _export(run.but(open={}, parked=()))
-
-
-def _export(run: Run) -> Step:
-    assert run.adapter_path is not None
-    return run.but(stage=Stage.EXPORTING), [ExportModel(stage=Stage.EXPORTING, epoch=run.epoch, adapter_path=run.adapter_path)]
-
-
-def _deliver(run: Run, path: str) -> Step:
-    return run.but(stage=Stage.EXPORTING), [
-        Deliver(stage=Stage.EXPORTING, epoch=run.epoch, model_path=path, summary=summary(run))
-    ]
-
-
-def _clean_up(run: Run, outcome: Outcome) -> Step:
-    run = run.but(stage=Stage.CLEANING_UP, stopping=None, paused=False, parked=(), open={}, outcome=outcome)
-    return run, [
-        CleanUp(
-            stage=Stage.CLEANING_UP,
-            epoch=run.epoch,
-            discard=run.discard,
-            resource_ids=run.resource_ids,
-            summary=summary(run),
-        )
-    ]
-
-
-def _end(run: Run) -> Step:
-    assert run.outcome is not None
-    return run.but(stage=Stage(run.outcome), open={}), ()
-
-
-# Stops
-
-
-def _fail(run: Run, why: Failure) -> Step:
-    """End the run as failed, once what else is in hand has been stopped."""
-    if run.ending:
-        return run, ()
-    return run.but(stopping="failure", error=why, reason=why.message, parked=()), ()
-
-
-def _within_budget(run: Run) -> Step | None:
-    limit = run.spec.limits.max_teacher_cost_usd
-    if limit is None or run.usage.cost_usd < limit or run.ending:
-        return None
-    error = failure("budget_exhausted", f"The teacher has cost ${run.usage.cost_usd:.2f}, the limit is ${limit:.2f}")
-    return run.but(stopping="limit", error=error, reason="cost limit", parked=()), ()
-
-
-def _come_to_rest(run: Run) -> Step:
-    """Nothing is in hand any more: go where the stop leads."""
-    match run.stopping:
-        case "pause":
-            return run.but(paused=True), ()
-        case "limit" if run.adapter_path is not None:
-            return _export(run.but(stopping=None, parked=(), partial=True))
-        case "abort":
-            return _clean_up(run.but(partial=run.adapter_path is not None), "aborted")
-        case _:
-            return _clean_up(run.but(partial=run.adapter_path is not None), "failed")
-
-
-def _plus(seconds: dict[str, float], kind: str, more: float) -> dict[str, float]:
-    return seconds | {kind: seconds.get(kind, 0.0) + more} if more else seconds

@@ -89,7 +89,7 @@ def test_everything_is_left_in_the_run_s_folder(artifacts: Path) -> None:
     ("change", "code"),
     [
         ({"student": {"model": "/nowhere/at/all"}}, "model_not_found"),
-        ({"teacher": {"endpoint_url": "http://127.0.0.1:9"}}, "teacher_unreachable"),
+        ({"teacher": {"endpoint_url": "http://127.0.0.1:9"}}, "preflight_failed"),
         ({"data": {"sources": [{"uri": "file://EMPTY"}]}}, "empty_dataset"),
         ({"student": {"device": "cuda"}}, "gpu_missing"),
     ],

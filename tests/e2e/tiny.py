@@ -7,7 +7,7 @@ from typing import Any
 EXAMPLES = Path(__file__).parents[2] / "examples" / "automotive"
 
 
-def tiny_spec(student: Path, **changes: dict[str, Any]) -> dict[str, Any]:
+def tiny_spec(student: Path, /, **changes: dict[str, Any]) -> dict[str, Any]:
     """A distillation of two epochs over six practice prompts; `changes` are merged into its sections."""
     spec: dict[str, Any] = {
         "name": "tiny",
