@@ -1,11 +1,12 @@
 """RunSpec: what a user submits. Every default of a run stands here, and nowhere else."""
 
 import difflib
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reflux.records import Record
@@ -166,9 +167,19 @@ class Export(Section):
     hub_repo: str | None = None
 
 
+def _span(value: object) -> object:
+    """`12h` as ISO 8601."""
+    short = re.fullmatch(r"(\d+)\s*([smhd])", value) if isinstance(value, str) else None
+    if short is None:
+        return value
+    number, unit = short.groups()
+    return f"P{number}D" if unit == "d" else f"PT{number}{unit.upper()}"
+
+
 class Limits(Section):
-    max_runtime: Annotated[timedelta, Field(gt=timedelta(0))] = Field(
-        timedelta(hours=12), description="Seconds, HH:MM:SS or ISO 8601 (PT12H). At the limit the best adapter so far is exported"
+    max_runtime: Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))] = Field(
+        timedelta(hours=12),
+        description="As 90s, 30m, 12h, 2d or ISO 8601 (PT12H). At the limit the best adapter so far is exported",
     )
     max_teacher_cost_usd: Annotated[float, Field(gt=0)] | None = None
     min_disk_gb: Annotated[float, Field(ge=0)] = 15.0

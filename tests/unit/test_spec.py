@@ -215,3 +215,12 @@ def test_whatever_is_submitted_is_a_spec_or_named_problems(data: Any) -> None:
     assert all(isinstance(p.field, str) and p.message for p in found)
     if made is not None:
         assert RunSpec.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90s", 90), ("30m", 1800), ("12h", 43200), ("2 d", 172800), ("PT1H", 3600), (60, 60)]
+)
+def test_a_span_of_time_as_people_write_it(given: object, seconds: float) -> None:
+    made, problems = check({"data": {"sources": [{"uri": "file:///x"}]}, "limits": {"max_runtime": given}})
+    assert made is not None, problems
+    assert made.limits.max_runtime.total_seconds() == seconds
