@@ -21,6 +21,14 @@ from reflux.task import Task
 from services.gpu_trainer.child import described
 
 POLL_SECONDS = 0.1
+ENVIRONMENT = {
+    # GPU memory in segments that grow: batches of unlike lengths fragment it less.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+    # A thread that has nothing to do sleeps. By default it spins, and where the evaluator's compilers want the same cores,
+    # a token that takes 0.2 s then takes 2 s.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 _one_at_a_time = threading.Lock()
 _child: "_Child | None" = None
@@ -129,9 +137,9 @@ class _Child:
 
     def _hear_all(self, started: "queue.Queue[subprocess.Popen[str]]") -> None:
         command = [sys.executable, "-m", "services.gpu_trainer.child"]
-        # Segments that grow fragment less when batches differ in length.
-        environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false"} | os.environ
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ
+        )
         started.put(process)
         assert process.stdout
         with process:
