@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 EXTRAS := api,teacher,evaluator,gpu,local,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit faults bench gpu-check clean
+.PHONY: help setup demo test check unit faults bench clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,14 @@ check: setup  ## Style, types, architecture
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+bench: $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/*.py))  ## Every figure, as a ratio side by side
+
+bench-%: setup
+	@PYTHONPATH=. $(BIN)/python benchmarks/$*.py
+
+faults: setup  ## Every fault on whole runs, and the table (long)
+	@$(BIN)/python -m pytest tests/faults -m '' -s
 
 clean:  ## Remove the embedded stack's folder
 	@rm -rf .reflux

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from reflux.cli import doctor, run, up
+from reflux.cli import doctor, run, score, up
 from reflux.cli.output import err
 from reflux.client import ApiError, Unreachable
 
@@ -18,6 +18,7 @@ app.add_typer(run.app, name="run")
 app.command("up")(up.up)
 app.command("demo")(up.demo)
 app.command("doctor")(doctor.doctor)
+app.command("score")(score.score)
 
 
 def main() -> None:

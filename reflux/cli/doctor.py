@@ -63,9 +63,13 @@ def _package(module: str, what: str) -> Check:
 
 
 def _evaluator() -> list[Check]:
-    from services.evaluator.tasks import checks
+    from services.evaluator.tasks import capabilities, checks
 
-    return [Check.model_validate(check, from_attributes=True) for check in checks()]
+    able = capabilities()
+    there = [Check(name=name, status="ok", message=str(able[name])) for name in ("gcc", "g++", "cppcheck") if able[name]]
+    layers = [layer for layer, missing in able["sandbox"].items() if not missing]
+    there.append(Check(name="sandbox", status="ok" if layers else "failed", message=", ".join(layers) or "none"))
+    return there + [Check(name="scoring", status="warning", message=check["what"], hint=check["do"]) for check in checks()]
 
 
 def _trainer() -> list[Check]:
