@@ -19,9 +19,9 @@ from reflux.errors import Terminal
 from reflux.local import servers
 from reflux.local.stack import Stack
 from services.api.settings import Settings
+from tests.environment import ROOT, variables_read
 from tests.integration.by_hand import eventually
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(ROOT / "docker-compose.yml"), "--profile", "*"]
 OURS = ("reflux-cpu", "reflux-gpu")
 # The service of docker-compose.yml for each process of the embedded stack.
@@ -80,15 +80,6 @@ def test_every_variable_that_a_service_gets_is_read(services: dict[str, dict[str
     for service, name in ((s, n) for s in ours(services) for n in services[s].get("environment") or {}):
         known = settings if name.startswith("REFLUX_") and service in ("api", "control") else read
         assert name in known or name in LIBRARIES or known_to_obstore(name), f"{service} gets {name}, which nobody reads"
-
-
-def variables_read() -> set[str]:
-    """What the code asks the environment for, and NAME and NAME_FILE of every secret."""
-    files = [*(ROOT / "reflux").rglob("*.py"), *(ROOT / "services").rglob("*.py")]
-    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    plain = re.findall(r"""environ(?:\.get\(|\[)"(\w+)\"""", code)
-    secret = re.findall(r"""\b(?:secret|_needed)\("(\w+)"\)""", code)
-    return {*plain, *secret, *(f"{name}_FILE" for name in secret)}
 
 
 def known_to_obstore(name: str) -> bool:
