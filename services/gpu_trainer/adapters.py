@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
@@ -25,8 +25,6 @@ def trainable(student: Student, spec: RunSpec, start: Path | None) -> Iterator[A
         with _all_weights(student, start) as model:
             yield model
         return
-    if student.quantized:
-        prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
     if start is None:
         model = get_peft_model(
             student.model,
@@ -73,7 +71,10 @@ def save(student: Student, model: Any, folder: Path) -> None:
         # The base by the name that the user gave, not by the folder where this worker has it.
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = student.name, student.revision
-    model.save_pretrained(folder, safe_serialization=True)
+        # The embeddings are never trained; left to itself, PEFT would ask the hub whether they had grown.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     student.tokenizer.save_pretrained(folder)
 

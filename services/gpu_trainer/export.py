@@ -36,6 +36,6 @@ def _write_merged(task: Task, bench: Bench, command: ExportModel, folder: Path) 
     student = bench.load(task, quantize=False)
     adapter = task.artifacts.download(command.adapter_path, folder / "adapter")
     with adapters.answering(student, adapter) as model:
-        model.save_pretrained(folder / "merged", safe_serialization=True)
+        model.save_pretrained(folder / "merged")
         student.tokenizer.save_pretrained(folder / "merged")
     free_memory()
