@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import structlog
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
 from pydantic import BaseModel
 
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 Handler = Callable[[Task], Event]
 SHUTDOWN = "shutdown"
+AWAKE_SECONDS = 0.02
 
 
 class Api:
@@ -219,6 +220,17 @@ def _connect(app: Celery, worker: Worker, service: str) -> None:
         app.task(hear, name=ROUTES[kind], ignore_result=True)
 
     worker_shutting_down.connect(lambda **_: worker.shut_down(), weak=False)
+    app.steps["worker"].add(_Awake)
+
+
+class _Awake(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A pool thread's acknowledgement does not wake Celery's event loop, which then sleeps up to 10 s before it asks for the
+    next message. A timer wakes it."""
+
+    requires = ("celery.worker.components:Hub",)
+
+    def start(self, worker: Any) -> None:
+        worker.hub.call_repeatedly(AWAKE_SECONDS, lambda: None)
 
 
 def _needed(name: str) -> str:
