@@ -20,8 +20,11 @@ class Registration(BaseModel):
 
 
 class Claim(BaseModel):
+    """`token` is new for each ring: a claim whose answer was lost is asked again with it, and answered again."""
+
     worker: str
     incarnation: str
+    token: str
 
 
 class Assignment(BaseModel):

@@ -88,7 +88,9 @@ class Worker:
         """Answer a ring: do the task, if there is anything to do."""
         if self.shutting_down:
             return
-        claimed = self.api.post(f"/v1/tasks/{task_id}/claim", Claim(worker=self.name, incarnation=self.incarnation))
+        claimed = self.api.post(
+            f"/v1/tasks/{task_id}/claim", Claim(worker=self.name, incarnation=self.incarnation, token=secrets.token_hex(8))
+        )
         if claimed is not None:
             self.carry_out(Assignment.model_validate(claimed))
 

@@ -81,6 +81,7 @@ class TaskRow(Base):
     barren: Mapped[int] = mapped_column(default=0)
     worker: Mapped[str | None]
     incarnation: Mapped[str | None]
+    claim_token: Mapped[str | None]
     progress: Mapped[dict[str, Any] | None]
     progress_at: Mapped[datetime | None]
     orphaned_at: Mapped[datetime | None]

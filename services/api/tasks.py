@@ -46,29 +46,19 @@ def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> As
     if locked is None:
         return None
     row, task = locked
-    now = session.scalar(select(func.now()))
-    assert now is not None
+    now = session.execute(select(func.now())).scalar_one()
+    if task.status == "claimed" and (task.worker, task.claim_token) == (body.worker, body.token):
+        return _assignment(session, row, task, settings)
     if task.status != "ready" or task.due_at > now:
         return None
     task.status = "claimed"
     task.attempt += 1
-    task.worker, task.incarnation = body.worker, body.incarnation
+    task.worker, task.incarnation, task.claim_token = body.worker, body.incarnation, body.token
     task.claimed_at = task.heard_at = now
     task.progress = task.progress_at = None
     session.execute(update(WorkerRow).where(WorkerRow.name == body.worker).values(seen_at=now))
     append(session, row, "task_claimed", {"key": task.key, "attempt": task.attempt, "worker": body.worker})
-    command = CommandAdapter.validate_python(task.command)
-    if isinstance(command, CleanUp):
-        command = command.model_copy(update={"keep_prefixes": accepted_folders(session, row.id)})
-    return Assignment(
-        task_id=task.id,
-        run_id=row.id,
-        attempt=task.attempt,
-        command=command,
-        spec=Run.model_validate(row.state).spec,
-        lease_seconds=settings.lease.total_seconds(),
-        beat_seconds=settings.beat.total_seconds(),
-    )
+    return _assignment(session, row, task, settings)
 
 
 def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> BeatAnswer:
@@ -162,6 +152,21 @@ def orphan(session: Session, task_id: int, why: str) -> None:
 def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
     done = select(TaskRow.key, TaskRow.accepted_attempt).where(TaskRow.run_id == run_id, TaskRow.status == "done")
     return tuple(attempt_folder(run_id, key, attempt) for key, attempt in session.execute(done) if attempt is not None)
+
+
+def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings) -> Assignment:
+    command = CommandAdapter.validate_python(task.command)
+    if isinstance(command, CleanUp):
+        command = command.model_copy(update={"keep_prefixes": accepted_folders(session, row.id)})
+    return Assignment(
+        task_id=task.id,
+        run_id=row.id,
+        attempt=task.attempt,
+        command=command,
+        spec=Run.model_validate(row.state).spec,
+        lease_seconds=settings.lease.total_seconds(),
+        beat_seconds=settings.beat.total_seconds(),
+    )
 
 
 def _lock(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:

@@ -1,5 +1,6 @@
 """A worker's part of the protocol played by hand over real HTTP, so that each step can be late, doubled or left out."""
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,8 +39,9 @@ class HandWorker:
         """The ready tasks of a run, (id, key), once there are any."""
         return eventually(lambda: self._ready(run_id), seconds, f"run {run_id} has no ready task")
 
-    def claim(self, task_id: int, incarnation: str = "a") -> Assignment | None:
-        answer = self.api.post(f"/v1/tasks/{task_id}/claim", Claim(worker=self.name, incarnation=incarnation))
+    def claim(self, task_id: int, incarnation: str = "a", token: str = "") -> Assignment | None:
+        body = Claim(worker=self.name, incarnation=incarnation, token=token or secrets.token_hex(4))
+        answer = self.api.post(f"/v1/tasks/{task_id}/claim", body)
         return None if answer is None else Assignment.model_validate(answer)
 
     def take(self, run_id: str) -> Assignment:

@@ -32,6 +32,15 @@ def test_only_one_gets_a_task(client: Client, worker: HandWorker) -> None:
     assert worker.claim(task_id + 10_000) is None
 
 
+def test_a_claim_whose_answer_was_lost_is_answered_again(client: Client, worker: HandWorker) -> None:
+    run = client.create(SPEC)
+    (task_id, _), *_ = worker.ready(run.id)
+    first = worker.claim(task_id, token="ring-1")
+    assert first is not None
+    assert worker.claim(task_id, token="ring-1") == first
+    assert worker.claim(task_id, token="ring-2") is None
+
+
 def test_the_first_success_wins(client: Client, worker: HandWorker) -> None:
     run = client.create(SPEC)
     a = worker.take(run.id)
@@ -203,7 +212,7 @@ def test_handing_back_costs_no_attempt(client: Client, worker: HandWorker) -> No
 def test_workers_keys_do_not_steer_runs(client: Client, worker: HandWorker) -> None:
     answer = worker.api.http.post("/v1/runs", json=SPEC)
     assert answer.status_code == 403
-    assert client.http.post("/v1/tasks/1/claim", json={"worker": "x", "incarnation": "y"}).status_code == 403
+    assert client.http.post("/v1/tasks/1/claim", json={"worker": "x", "incarnation": "y", "token": "z"}).status_code == 403
     assert client.http.get("/v1/runs", headers={"Authorization": "Bearer nonsense"}).status_code == 401
 
 

@@ -109,6 +109,7 @@ def upgrade() -> None:
         sa.Column("barren", sa.Integer(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=True),
         sa.Column("incarnation", sa.Text(), nullable=True),
+        sa.Column("claim_token", sa.Text(), nullable=True),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("progress_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("orphaned_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
