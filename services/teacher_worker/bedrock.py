@@ -23,6 +23,7 @@ from botocore.exceptions import (
 )
 
 from reflux.errors import Terminal
+from reflux.secret import secret
 from reflux.spec import Teacher
 from services.teacher_worker.limiter import Limiter
 
@@ -56,7 +57,7 @@ class Bedrock:
 
     def __init__(self, teacher: Teacher, endpoint_url: str | None) -> None:
         self.limiter = Limiter(teacher.concurrency)
-        api_key = os.environ.get("BEDROCK_API_KEY")
+        api_key = secret("BEDROCK_API_KEY")
         config = Config(
             retries={"total_max_attempts": 1},
             connect_timeout=CONNECT_SECONDS,
@@ -110,7 +111,7 @@ def teacher_for(teacher: Teacher) -> Bedrock:
                 "The recorded teacher has no address",
                 "Set teacher.endpoint_url, or REFLUX_TEACHER_URL for the teacher workers.",
             )
-    return _client(teacher, endpoint, os.environ.get("BEDROCK_API_KEY"))
+    return _client(teacher, endpoint, secret("BEDROCK_API_KEY"))
 
 
 @cache

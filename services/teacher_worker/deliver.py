@@ -1,6 +1,5 @@
 """The results of a run, in its own folder and at every target of its spec, with a model card that is honest."""
 
-import os
 import tempfile
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from reflux.commands import Deliver
 from reflux.errors import RefluxError, Terminal
 from reflux.events import ResultsDelivered
 from reflux.records import Example
+from reflux.secret import secret
 from reflux.spec import RunSpec
 from reflux.summary import Summary
 from reflux.task import Task
@@ -139,7 +139,7 @@ def _upload(store: Artifacts, folder: Path, prefix: str) -> None:
 
 def _push(repo: str, folder: Path) -> None:
     """To the hub, private. OSError if there is no token, or the hub refuses."""
-    token = os.environ.get("HF_TOKEN")
+    token = secret("HF_TOKEN")
     if not token:
         raise OSError("HF_TOKEN is not set for the teacher workers")
     from httpx import HTTPError

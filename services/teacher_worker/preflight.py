@@ -19,6 +19,7 @@ from reflux.artifacts import Artifacts
 from reflux.commands import Preflight
 from reflux.errors import POLICIES, ErrorClass, RefluxError, Terminal
 from reflux.events import PreflightPassed
+from reflux.secret import secret
 from reflux.spec import RunSpec
 from reflux.task import Task
 from services.teacher_worker import ingest, prompts, uploads
@@ -192,7 +193,7 @@ def _teacher(spec: RunSpec) -> Iterator[Check]:
 
 def _credentials(spec: RunSpec) -> Check:
     name = "credentials of the teacher"
-    if os.environ.get("BEDROCK_API_KEY"):
+    if secret("BEDROCK_API_KEY"):
         return Check(name, "ok", "BEDROCK_API_KEY is set")
     try:
         found = boto3.Session(region_name=spec.teacher.region).get_credentials()
@@ -248,7 +249,7 @@ def _is_here(worker: str) -> bool:
 
 def _on_the_hub(model: str, revision: str | None) -> Check:
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    token = os.environ.get("HF_TOKEN")
+    token = secret("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         url = f"{hub}/{model}/resolve/{revision or 'main'}/config.json"
@@ -267,7 +268,7 @@ def _on_the_hub(model: str, revision: str | None) -> Check:
 
 
 def _hub_token(spec: RunSpec) -> Check:
-    if os.environ.get("HF_TOKEN"):
+    if secret("HF_TOKEN"):
         return Check("HF_TOKEN", "ok", "set")
     local = spec.student.model.startswith(("package:", "/", ".", "~"))
     if spec.export.hub_repo:
@@ -292,7 +293,8 @@ def _trainers(spec: RunSpec, trainers: list[dict[str, Any]]) -> Iterator[Check]:
             why = "student.device is cuda" if student.device == "cuda" else "student.method is qlora"
             yield Check("GPU", "failed", f"{why}, but no gpu_trainer has CUDA", hint, "gpu_missing")
         else:
-            yield Check("GPU", "warning", "none; training runs on the CPU, which only small students bear")
+            asked = student.device == "cpu"
+            yield Check("GPU", "ok" if asked else "warning", "none; training runs on the CPU, which only small students bear")
         return
     gpu = str(best.get("gpu"))
     if not any(name in gpu for name in RECOMMENDED_GPUS):
