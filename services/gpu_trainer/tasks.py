@@ -21,6 +21,13 @@ from reflux.task import Task
 from services.gpu_trainer.child import described
 
 POLL_SECONDS = 0.1
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "0",  # one worker, one GPU: TRL refuses more in one process
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # fragments less when batches differ in length
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 _one_at_a_time = threading.Lock()
 _child: "_Child | None" = None
@@ -129,9 +136,7 @@ class _Child:
 
     def _hear_all(self, started: "queue.Queue[subprocess.Popen[str]]") -> None:
         command = [sys.executable, "-m", "services.gpu_trainer.child"]
-        # Segments that grow fragment less when batches differ in length.
-        environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false"} | os.environ
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ)
         started.put(process)
         assert process.stdout
         with process:
