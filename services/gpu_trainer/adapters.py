@@ -60,7 +60,9 @@ def save(student: Student, model: Any, folder: Path) -> None:
         # The base by the name that the user gave, not by the folder where this worker has it.
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = student.name, student.revision
-    model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     student.tokenizer.save_pretrained(folder)
 
@@ -69,7 +71,10 @@ def _with_adapter(student: Student, spec: RunSpec, start: Path | None) -> Any:
     if student.quantized:
         prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
     if start is not None:
-        return PeftModel.from_pretrained(student.model, start, is_trainable=True)
+        model = PeftModel.from_pretrained(student.model, start, is_trainable=True)
+        # Else each checkpoint asks the hub for the base by the user's name for it.
+        model.peft_config["default"].base_model_name_or_path = str(student.folder)
+        return model
     lora = LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
@@ -104,7 +109,8 @@ def _without_traces(model: Any) -> Iterator[None]:
     finally:
         vars(model).pop("forward", None)
         model.activation_checkpointing_disable()
-        model.disable_input_require_grads()
+        # TRL and transformers each hang a hook on it, and forget the first.
+        model.get_input_embeddings()._forward_hooks.clear()
 
 
 @contextmanager

@@ -136,7 +136,9 @@ class _Child:
 
     def _hear_all(self, started: "queue.Queue[subprocess.Popen[str]]") -> None:
         command = [sys.executable, "-m", "services.gpu_trainer.child"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ
+        )
         started.put(process)
         assert process.stdout
         with process:

@@ -77,7 +77,9 @@ def encoded(task: Task, student: Student, conversations: list[rows.Row]) -> list
     kept = [row for row in whole if row.targets]
     if truncated := sum(row.truncated for row in whole):
         lost = len(whole) - len(kept)
-        task.log(f"{truncated} of {len(whole)} rows were cut to {length} tokens; {lost} lost all of their answer", level="warning")
+        task.log(
+            f"{truncated} of {len(whole)} rows were cut to {length} tokens; {lost} lost all of their answer", level="warning"
+        )
     return kept
 
 
@@ -87,7 +89,7 @@ def dataset(examples: list[Encoded]) -> Dataset:
     return Dataset.from_dict({"input_ids": [list(row.ids) for row in examples], "labels": labels})
 
 
-def config(task: Task, student: Student, folder: Path, batch_size: int) -> SFTConfig:
+def config(task: Task, student: Student, folder: Path, batch_size: int, *, validate: bool) -> SFTConfig:
     """The spec's settings in TRL's words. A step takes batch_size · accumulation rows, in whatever batches fit into memory."""
     settings = task.spec.training
     on_cpu = student.device.type == "cpu"
@@ -114,7 +116,7 @@ def config(task: Task, student: Student, folder: Path, batch_size: int) -> SFTCo
         # Each loss is logged, so that a checkpoint has them all, and none is hidden for not being a number.
         logging_steps=1,
         logging_nan_inf_filter=False,
-        eval_strategy="steps",
+        eval_strategy="steps" if validate else "no",
         eval_steps=settings.eval_steps,
         save_steps=settings.checkpoint_steps,
         save_total_limit=checkpoints.KEEP,
@@ -144,9 +146,7 @@ def _fine_tune_in_what_memory_there_is(
         task.log(f"out of memory: going on with batches of {batch_size}, more of them", level="warning")
 
 
-def _fine_tune(
-    task: Task, student: Student, examples: list[Encoded], held_out: list[Encoded], batch_size: int
-) -> TrainerState:
+def _fine_tune(task: Task, student: Student, examples: list[Encoded], held_out: list[Encoded], batch_size: int) -> TrainerState:
     """From the newest checkpoint to the adapter's end. Raises Stopped once a stop is obeyed."""
     command = task.command
     assert isinstance(command, Train)
@@ -155,14 +155,15 @@ def _fine_tune(
         start = task.artifacts.download(command.adapter_path, folder / "start") if command.adapter_path else None
         torch.manual_seed(seed(task.spec.seed, command.epoch, "start"))
         with adapters.trainable(student, task.spec, start) as model:
-            trainer = Trainer(student, model, config(task, student, folder / "trainer", batch_size), examples, held_out)
-            plan = {"rows": len(examples), "steps": _fit_warmup(trainer, task.spec.training.warmup_steps)}
-            checkpoint = checkpoints.newest(task, plan, folder / "trainer")
-            watch = Watch(task, plan, checkpoint)
-            trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
-            trainer.add_callback(watch)
+            settings = config(task, student, folder / "trainer", batch_size, validate=bool(held_out))
+            trainer = Trainer(task, student, model, settings, examples, held_out)
+            checkpoint = checkpoints.newest(task, trainer.plan, folder / "trainer")
+            watch = Watch(task, trainer.plan, checkpoint)
             try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                with SummaryWriter(str(folder / "tensorboard")) as writer:
+                    trainer.add_callback(TensorBoardCallback(writer))
+                    trainer.add_callback(watch)
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
                 task.artifacts.upload(folder / "tensorboard", f"{task.folder}/tensorboard")
             if watch.stopped:
@@ -173,15 +174,11 @@ def _fine_tune(
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that halts at the first number that is none, and says which rows it came from."""
+    """SFTTrainer that halts at the first loss or gradient that is no number, and says which rows it came from."""
 
     def __init__(
-        self, student: Student, model: Any, args: SFTConfig, examples: list[Encoded], held_out: list[Encoded]
+        self, task: Task, student: Student, model: Any, args: SFTConfig, examples: list[Encoded], held_out: list[Encoded]
     ) -> None:
-        self.names = {row.ids: row.id for row in examples}
-        self.step_batches: list[dict[str, torch.Tensor]] = []
-        if not held_out:
-            args.eval_strategy = "no"
         super().__init__(
             model,
             args,
@@ -194,25 +191,34 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             if parameter.requires_grad:
                 # On a quantized base TRL makes adapters bf16, in which AdamW's small steps are lost.
                 parameter.data = parameter.data.float()
+        self.task = task
+        self.names = {row.ids: row.id for row in examples}
+        self.step_batches: list[dict[str, torch.Tensor]] = []
+        # How many steps there are is known once the rows are packed. The warm-up takes at most a third of them.
+        settings = task.spec.training
+        in_a_pass = math.ceil(len(self.train_dataset) / (settings.batch_size * settings.accumulation))
+        steps = settings.max_steps or settings.epochs * in_a_pass
+        args.warmup_steps = min(settings.warmup_steps, steps // 3)
+        self.plan = {"rows": len(examples), "steps": steps}
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.step_batches.append(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self._halt_unless_finite("loss", float(loss))
+        self._halt_unless_finite(self.state.global_step + 1, "loss", float(loss))
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
         if "grad_norm" in logs:
-            self._halt_unless_finite("gradient's norm", logs["grad_norm"])
+            self._halt_unless_finite(self.state.global_step, "gradient's norm", logs["grad_norm"])
             self.step_batches.clear()
 
-    def _halt_unless_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            sequences = [ids for batch in self.step_batches for ids in _sequences(batch)]
-            named = ", ".join(self.names[ids] for ids in sequences)
-            memory = gpu_memory(self.args.device)
-            raise Terminal("nan_loss", f"At step {self.state.global_step} the {what} was {value} (rows {named:.300}){memory or ''}.")
+    def _halt_unless_finite(self, step: int, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        ids = ", ".join(self.names[tokens] for batch in self.step_batches for tokens in _sequences(batch))
+        self.task.log(f"rows of step {step}: {ids}; memory {gpu_memory(self.args.device)}", level="error")
+        raise Terminal("nan_loss", f"At step {step} the {what} was {value} (rows {ids:.300}).")
 
 
 def _sequences(batch: dict[str, torch.Tensor]) -> Iterator[tuple[int, ...]]:
@@ -221,17 +227,8 @@ def _sequences(batch: dict[str, torch.Tensor]) -> Iterator[tuple[int, ...]]:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             yield tuple(ids[mask.bool()].tolist())
     else:
-        for ids in batch["input_ids"][0].split(batch["cu_seq_lens_q"].diff().tolist()):
+        for ids in torch.split(batch["input_ids"][0], batch["cu_seq_lens_q"].diff().tolist()):
             yield tuple(ids.tolist())
-
-
-def _fit_warmup(trainer: Trainer, wanted: int) -> int:
-    """Keep the warm-up within a third of the steps. How many steps there are is known once the rows are packed."""
-    args = trainer.args
-    batches = math.ceil(len(trainer.train_dataset) / args.per_device_train_batch_size)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(batches / args.gradient_accumulation_steps) * int(args.num_train_epochs)
-    args.warmup_steps = min(wanted, steps // 3)
-    return steps
 
 
 def _max_length(task: Task, student: Student) -> int:

@@ -42,14 +42,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     # Signs of life
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self.step_began = time.monotonic()
         self._is_alive(state)
 
-    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_substep_end(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self._is_alive(state)
 
-    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_prediction_step(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self._is_alive(state)
 
     def _is_alive(self, state: TrainerState) -> None:
@@ -57,7 +57,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     # Ends
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.seconds += time.monotonic() - self.step_began
         self._is_alive(state)
         if state.global_step == state.max_steps:
@@ -65,7 +65,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         else:
             self._obey(control)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
+    def on_evaluate(self, _args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
         """Keep the best weights; after early_stop_patience validations that were no better, end."""
         validations = validation_losses(state)
         best = min(validations, key=lambda step: validations[step])
@@ -83,22 +83,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.stopped = self.task.stop
             control.should_training_stop = control.should_save = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
+    def on_train_end(self, *_: Any, model: Any, **__: Any) -> None:
         if self.gets_worse:
             for name, parameter in _trained(model).items():
                 parameter.data.copy_(self.best[name])
 
     # What others see
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.best:
             save_file(self.best, folder / BEST)
         checkpoints.save(self.task, folder, self.plan)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **__: Any) -> None:
         """Every log_steps steps: the means since the last time."""
         step, every = state.global_step, self.task.spec.training.log_steps
         if "eval_loss" in logs:
