@@ -21,27 +21,16 @@ from services.gpu_trainer.models import Student
 @contextmanager
 def trainable(student: Student, spec: RunSpec, start: Path | None) -> Iterator[Any]:
     """The model with parameters to train: those in the folder `start`, or new ones (drawn from torch's seed)."""
-    if spec.student.method == "full":
-        with _all_weights(student, start) as model:
-            yield model
-        return
-    if start is None:
-        model = get_peft_model(
-            student.model,
-            LoraConfig(
-                r=spec.lora.r,
-                lora_alpha=spec.lora.alpha,
-                lora_dropout=spec.lora.dropout,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
-    else:
-        model = PeftModel.from_pretrained(student.model, start, is_trainable=True)
-    try:
-        yield model
-    finally:
-        _take_off(student, model)
+    with _without_traces(student.model):
+        if spec.student.method == "full":
+            with _all_weights(student, start) as model:
+                yield model
+        else:
+            model = _with_adapter(student, spec, start)
+            try:
+                yield model
+            finally:
+                _take_off(student, model)
 
 
 @contextmanager
@@ -79,6 +68,24 @@ def save(student: Student, model: Any, folder: Path) -> None:
     student.tokenizer.save_pretrained(folder)
 
 
+def _with_adapter(student: Student, spec: RunSpec, start: Path | None) -> Any:
+    if student.quantized:
+        prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
+    if start is not None:
+        model = PeftModel.from_pretrained(student.model, start, is_trainable=True)
+        # Else each checkpoint asks the hub for the base by the user's name for it.
+        model.peft_config["default"].base_model_name_or_path = str(student.folder)
+        return model
+    lora = LoraConfig(
+        r=spec.lora.r,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(student.model, lora)
+
+
 def _merge(student: Student, folder: Path) -> None:
     model = PeftModel.from_pretrained(student.model, folder)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -92,6 +99,19 @@ def _merge(student: Student, folder: Path) -> None:
 def _take_off(student: Student, model: Any) -> None:
     student.model = model.unload()
     student.model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _without_traces(model: Any) -> Iterator[None]:
+    """Take off what a trainer puts on the base: gradient checkpointing, with which generation is silently wrong, and the
+    forward that TRL computes its loss with."""
+    try:
+        yield
+    finally:
+        vars(model).pop("forward", None)
+        model.activation_checkpointing_disable()
+        # TRL and transformers each hang a hook on it, and forget the first.
+        model.get_input_embeddings()._forward_hooks.clear()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ prompts.jsonl ─► chunks of fixed composition (in file order, one set each) �
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class _Writer:
         while drafts:
             batch = drafts[: self.batch_size]
             try:
-                for tokens in write(self.student, self.model, batch, self.sampling):
-                    self._after_token(group, len(batch) * tokens / self.sampling.max_new_tokens)
+                write(self.student, self.model, batch, self.sampling, partial(self._after_token, group, len(batch)))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -131,14 +131,14 @@ class _Writer:
         ids, cut = encode_prompt(self.student.tokenizer, self.task.spec.prompts.system, prompt.text, self.prompt_limit)
         return Draft(ids, seed=seed(self.task.spec.seed, self.task.command.epoch, prompt.id, sample), cut=cut)
 
-    def _after_token(self, group: list[Piece], answers: float) -> None:
+    def _after_token(self, group: list[Piece], answers: int, tokens: int) -> None:
         """Store each chunk of which the last answer has just ended."""
         for piece in group:
             if not piece.stored and all(draft.finish_reason for draft in piece.drafts):
                 self.task.artifacts.create(piece.chunk.path, _rows(piece))
                 self.task.chunk_done(piece.chunk)
                 piece.stored = True
-        self.task.progress(self.done + answers, self.total, "answers")
+        self.task.progress(self.done + answers * tokens / self.sampling.max_new_tokens, self.total, "answers")
         self.task.check()
 
     def _halve(self, error: RuntimeError) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from reflux import spec
 from reflux.errors import Terminal
@@ -75,11 +75,12 @@ class Bench:
 
 
 def prepare_torch() -> None:
-    """The process-wide switches: TF32 and autotuned convolutions on a GPU, no progress bars."""
+    """The process-wide switches: TF32 and autotuned convolutions on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    transformers_logging.disable_progress_bar()
+    # PEFT asks transformers by a name that is going to go.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def free_memory() -> None:
@@ -87,6 +88,13 @@ def free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_memory(device: torch.device) -> dict[str, float]:
+    """Gigabytes in use on the GPU, now and at most; nothing for a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"memory_gb": torch.cuda.memory_allocated() / 1e9, "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
 
 
 def out_of_memory(error: RuntimeError) -> bool:

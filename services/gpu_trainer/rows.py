@@ -1,4 +1,4 @@
-"""Which conversations an epoch trains on, and in which order."""
+"""Which conversations an epoch trains on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,22 +64,6 @@ def validation_rows(task: Task, command: Train) -> list[Row]:
         task.log(f"validating on {VALIDATION_ROWS} of {len(rows)} rows")
         rows = draws(task.spec.seed, "validation").sample(rows, VALIDATION_ROWS)
     return rows
-
-
-def plan(rows: int, spec: RunSpec, epoch: int) -> list[list[int]]:
-    """The row numbers of each optimizer step: a new shuffle each pass, from seed and epoch alone.
-
-    A step takes batch_size · accumulation rows, in whatever batches they fit into memory.
-    """
-    training = spec.training
-    width = training.batch_size * training.accumulation
-    steps = training.max_steps or -(-rows * training.epochs // width)
-    shuffled = draws(spec.seed, epoch, "order")
-    order: list[int] = []
-    wanted = steps * width if training.max_steps else rows * training.epochs
-    while len(order) < wanted:
-        order += shuffled.sample(range(rows), rows)
-    return [order[start : min(start + width, wanted)] for start in range(0, wanted, width)]
 
 
 def _answered(spec: RunSpec, answer: TeacherAnswer) -> Row:

@@ -1,17 +1,23 @@
-"""Writing answers, a batch at a time: prefill, then one token for every row until each has ended.
+"""Writing answers, a batch at a time, with `generate` of transformers.
 
 A row's n-th token is chosen by the n-th random number of the row's own seed. So a prompt gets the same answer whatever
 stands beside it in the batch, as far as the arithmetic does (a batch of another shape may round differently).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from services.gpu_trainer.models import Student
 
@@ -45,46 +51,52 @@ class Draft:
         self.ids, self.text, self.finish_reason = [], "", None
 
 
-@torch.inference_mode()
-def write(student: Student, model: Any, drafts: list[Draft], sampling: Sampling) -> Iterator[int]:
-    """Complete all drafts together, in place. Yields after each token how long they are by now."""
-    width = max(len(draft.prompt) for draft in drafts)
-    ids = torch.full((len(drafts), width), student.tokenizer.pad_token_id)
-    mask = torch.ones(len(drafts), width + sampling.max_new_tokens, dtype=torch.long)
-    for row, draft in enumerate(drafts):
-        # Padding stands on the left, so that every row's next token lies in the same column.
-        ids[row, width - len(draft.prompt) :] = torch.tensor(draft.prompt)
-        mask[row, : width - len(draft.prompt)] = 0
-    luck = torch.stack([_uniforms(draft.seed, sampling.max_new_tokens) for draft in drafts])
-    ids, mask, luck = ids.to(student.device), mask.to(student.device), luck.to(student.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = _roomy_cache(model, width + sampling.max_new_tokens)
-    open_drafts = list(drafts)
-
-    for step in range(sampling.max_new_tokens):
-        end = width + step
-        output = model(
-            input_ids=ids,
-            attention_mask=mask[:, :end],
-            position_ids=positions[:, end - ids.shape[1] : end],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+def write(student: Student, model: Any, drafts: list[Draft], sampling: Sampling, after_token: Callable[[int], None]) -> None:
+    """Complete all drafts together, in place. After each token, `after_token` is told how long they are by now."""
+    # Padding stands on the left, so that every row's next token lies in the same column.
+    prompts = student.tokenizer.pad(
+        {"input_ids": [list(draft.prompt) for draft in drafts]}, padding_side="left", return_tensors="pt"
+    )
+    how = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,  # a draft's luck has chosen already
+        eos_token_id=sorted(student.stop_ids),
+        pad_token_id=student.tokenizer.pad_token_id,
+    )
+    with _no_other_settings(student.model):
+        model.generate(
+            **prompts.to(student.device),
+            generation_config=how,
+            logits_processor=LogitsProcessorList([_Luck(drafts, sampling, prompts.input_ids.shape[1], student.device)]),
+            stopping_criteria=StoppingCriteriaList([_Endings(student, drafts, sampling, after_token)]),
         )
-        ids = choose(output.logits[:, -1].float(), luck[:, step], sampling.temperature, sampling.top_p)[:, None]
-        for draft, token in zip(open_drafts, ids[:, 0].tolist(), strict=True):
+
+
+class _Luck(LogitsProcessor):  # type: ignore[misc]
+    """Leaves each row the one token that its draft's own random numbers choose."""
+
+    def __init__(self, drafts: list[Draft], sampling: Sampling, width: int, device: torch.device) -> None:
+        self.sampling, self.width = sampling, width
+        self.luck = torch.stack([_uniforms(draft.seed, sampling.max_new_tokens) for draft in drafts]).to(device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        luck = self.luck[:, input_ids.shape[1] - self.width]
+        tokens = choose(scores.float(), luck, self.sampling.temperature, self.sampling.top_p)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+class _Endings(StoppingCriteria):  # type: ignore[misc]
+    """Takes each draft its new token, and says which of them have ended."""
+
+    def __init__(self, student: Student, drafts: list[Draft], sampling: Sampling, after_token: Callable[[int], None]) -> None:
+        self.student, self.drafts, self.sampling, self.after_token = student, drafts, sampling, after_token
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        for draft, token in zip(self.drafts, input_ids[:, -1].tolist(), strict=True):
             if draft.finish_reason is None:
-                _append(student, draft, token, sampling)
-        yield step + 1
-        going = [row for row, draft in enumerate(open_drafts) if draft.finish_reason is None]
-        if not going:
-            break
-        if len(going) <= 0.75 * len(open_drafts):
-            # Ended rows cost as much as others: leave them behind, once it is worth copying the cache.
-            keep = torch.tensor(going, device=student.device)
-            ids, mask, luck, positions = ids[keep], mask[keep], luck[keep], positions[keep]
-            cache.batch_select_indices(keep)
-            open_drafts = [open_drafts[row] for row in going]
+                _append(self.student, draft, token, self.sampling)
+        self.after_token(max(len(draft.ids) for draft in self.drafts))
+        return torch.tensor([draft.finish_reason is not None for draft in self.drafts], device=input_ids.device)
 
 
 def choose(logits: torch.Tensor, luck: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -132,39 +144,11 @@ def _uniforms(seed: int, count: int) -> torch.Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values with room for all tokens to come. Growing them by concatenation copies the whole cache for each
-    token: half of the time of a small student on a CPU."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-        self.used = 0
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.all_keys, self.all_values = (
-            states.new_empty(*states.shape[:2], self.room, states.shape[3]) for states in (key_states, value_states)
-        )
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, self.used = self.used, self.used + key_states.shape[2]
-        self.all_keys[:, :, start : self.used] = key_states
-        self.all_values[:, :, start : self.used] = value_states
-        self.keys, self.values = self.all_keys[:, :, : self.used], self.all_values[:, :, : self.used]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.all_keys, self.all_values = (kept.index_select(0, indices) for kept in (self.all_keys, self.all_values))
-        self.keys, self.values = self.all_keys[:, :, : self.used], self.all_values[:, :, : self.used]
-
-
-def _roomy_cache(model: Any, room: int) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    # Sliding-window layers keep only their window, and stay as they are.
-    cache.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+@contextmanager
+def _no_other_settings(model: Any) -> Iterator[None]:
+    """Without what the model's author thinks of sampling (penalties and the like): `generate` would fill it in."""
+    settings, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings

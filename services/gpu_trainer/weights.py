@@ -81,8 +81,9 @@ def _convert(source: Path, target: Path, task: Task) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+        task.progress(0, 1, "converting the model: 1 of 3")
         read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        task.progress(1, 3, "conversion")
+        task.progress(0, 1, "converting the model: 2 of 3")
         config = read.config.to_dict()
         # The tensors are dense by now; with this mark left, the model would refuse to be saved.
         config.pop("quantization_config", None)
@@ -91,7 +92,7 @@ def _convert(source: Path, target: Path, task: Task) -> None:
         model.tie_weights()
         model.generation_config = read.generation_config
         model.save_pretrained(unfinished)
-        task.progress(2, 3, "conversion")
+        task.progress(0, 1, "converting the model: 3 of 3")
         AutoTokenizer.from_pretrained(**where).save_pretrained(unfinished)
         task.check()
         try:

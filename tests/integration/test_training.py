@@ -1,5 +1,6 @@
 """Training and generation with a tiny real student on the CPU."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from services.gpu_trainer.chat import encode, encode_prompt
 from services.gpu_trainer.export import export_model
 from services.gpu_trainer.generate import generate
 from services.gpu_trainer.models import Bench
-from services.gpu_trainer.rows import training_rows
-from services.gpu_trainer.train import answer_loss, train
+from services.gpu_trainer.rows import training_rows, validation_rows
+from services.gpu_trainer.train import Trainer, config, encoded, train
 from tests import tiny_student
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
@@ -148,15 +149,28 @@ def test_only_what_the_assistant_wrote_is_learnt(tiny: Path, bench: Bench, store
     assert not any(row.learnt[: len(prompt_ids)])
 
 
-def test_the_loss_is_that_of_the_learnt_tokens(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    """Against the textbook: all logits of each row alone, without padding."""
-    student = bench.load(make_task(store, make_spec(tiny), train_command()))
-    batch = [encode(student.tokenizer, student.stop_ids, "r", example(n * 1000).messages, 1024) for n in range(3)]
-    expected = 0.0
-    for row in batch:
+@pytest.mark.parametrize("packing", [False, True])
+def test_trl_learns_just_these_tokens_from_each_row_alone(
+    tiny: Path, bench: Bench, store: Artifacts, tmp_path: Path, packing: bool
+) -> None:
+    """Labels, padding, packing and loss of the trainer against the textbook: all logits of each row by itself."""
+    task = make_task(store, make_spec(tiny, training={"batch_size": 3, "packing": packing}), train_command())
+    student = bench.load(task)
+    rows = [encode(student.tokenizer, student.stop_ids, f"r{n}", example(10**n).messages, 1024) for n in range(3)]
+    expected, learnt = 0.0, []
+    for row in rows:
         logs = student.model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
         expected -= sum(float(logs[i - 1, row.ids[i]]) for i in range(1, len(row.ids)) if row.learnt[i])
-    assert float(answer_loss(student.model, batch, student.tokenizer.pad_token_id)) == pytest.approx(expected, rel=1e-4)
+        learnt += [token for token, mine in zip(row.ids, row.learnt, strict=True) if mine]
+    with adapters.trainable(student, task.spec, None) as model:
+        trainer = Trainer(task, student, model, config(task, student, tmp_path, 3, validate=False), rows, [])
+        (batch,) = trainer.get_train_dataloader()
+        loss = trainer.compute_loss(model, batch) * sum(row.targets for row in rows)
+    labels = batch["labels"][batch["labels"] != -100]
+    assert sorted(labels.tolist()) == sorted(learnt)
+    assert batch["input_ids"][batch["labels"] != -100].equal(labels)
+    assert batch["input_ids"].shape[0] == (1 if packing else 3)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_student_without_a_chat_template_gets_the_plain_format(ground: Path, store: Artifacts) -> None:
@@ -234,8 +248,23 @@ def test_training_lowers_the_loss_and_stores_adapter_and_tokenizer(tiny: Path, b
     names = {path.removeprefix(event.adapter_path + "/") for path in store.paths(event.adapter_path)}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
     assert not any(name.endswith((".bin", ".pt", ".md")) for name in names)
+    assert any("tfevents" in path for path in store.paths(f"{task.folder}/tensorboard"))
     series = {name for point in task.drain()["metrics"] for name in point["values"]}
-    assert {"loss", "val_loss", "learning_rate", "tokens_per_second", "gradient_norm"} <= series
+    assert {"loss", "val_loss", "learning_rate", "tokens_per_second", "grad_norm"} <= series
+
+
+def test_a_short_training_still_reaches_its_learning_rate(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    training = {"max_steps": 3, "warmup_steps": 10, "log_steps": 1}
+    task = make_task(store, make_spec(tiny, training=training), train_command())
+    train(task, bench)
+    rates = [point["values"]["learning_rate"] for point in task.drain()["metrics"] if "loss" in point["values"]]
+    assert max(rates) == 1e-2
+
+
+def test_passes_are_counted_in_rows(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    training = {"max_steps": None, "epochs": 2, "batch_size": 2, "accumulation": 4}
+    event = train(make_task(store, make_spec(tiny, training=training), train_command()), bench)
+    assert event.steps == 2 * 2  # 12 rows, 8 a step
 
 
 def test_the_base_is_untouched_and_stays_in_memory(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -249,6 +278,7 @@ def test_the_base_is_untouched_and_stays_in_memory(tiny: Path, bench: Bench, sto
     assert same(before, dict(student.model.state_dict()))
     assert not any(module._forward_hooks for module in student.model.modules())
     assert not student.model.is_activation_checkpointing
+    assert "forward" not in vars(student.model)
 
 
 def test_an_adapter_is_continued(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -266,6 +296,7 @@ def test_stop_saves_and_the_next_attempt_ends_like_the_undisturbed_twin(tiny: Pa
     with pytest.raises(Stopped, match="pause"):
         train(stopped, bench)
     assert f"{stopped.pieces}/checkpoint-5/manifest.json" in store.paths(stopped.pieces)
+    assert any("tfevents" in path for path in store.paths(f"{stopped.folder}/tensorboard"))
     resumed = make_task(store, spec, train_command(), attempt=2)
     event = train(resumed, Bench())
     assert "going on from the checkpoint at step 5" in lines(resumed)
@@ -306,20 +337,52 @@ def test_a_finished_adapter_is_not_trained_again(tiny: Path, bench: Bench, store
     assert second.drain()["metrics"] == []
 
 
-def test_a_diverging_training_halts_and_names_its_rows(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    task = make_task(store, make_spec(tiny, training={"learning_rate": 1e38, "max_steps": 6}), train_command())
-    with pytest.raises(Terminal, match=r"At step \d .*\(rows e\d+") as caught:
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_diverging_training_halts_and_names_its_rows(tiny: Path, bench: Bench, store: Artifacts, packing: bool) -> None:
+    training = {"learning_rate": 1e38, "max_steps": 6, "packing": packing}
+    task = make_task(store, make_spec(tiny, training=training), train_command())
+    with pytest.raises(Terminal, match=r"At step \d the .* was (nan|inf) \(rows e\d+") as caught:
         train(task, bench)
     assert caught.value.code == "nan_loss"
+    assert "memory" in lines(task)
 
 
-def test_early_stop_takes_the_best_weights(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    """A learning rate that ruins the student: validation is best near the start, and those weights are what is left."""
+def test_early_stop_takes_the_best_weights(tiny: Path, bench: Bench, store: Artifacts, tmp_path: Path) -> None:
+    """A learning rate that ruins the student: validation is best near the start, before the stop, and those weights are left."""
     training = {"learning_rate": 3.0, "warmup_steps": 0, "max_steps": 40, "eval_steps": 1, "early_stop_patience": 2}
-    task = make_task(store, make_spec(tiny, training=training), train_command())
+    spec = make_spec(tiny, training=training)
+    with pytest.raises(Stopped):
+        train(StoppedBy(make_task(store, spec, train_command()), when=lambda done: done >= 2), bench)
+    task = make_task(store, spec, train_command(), attempt=2)
     event = train(task, bench)
-    assert event.steps < 40
-    assert "stopped early" in lines(task)
+    validations = store.get_json(f"{task.folder}/metrics.json")["val_losses"]
+    best = min(validations, key=validations.get)
+    assert event.steps == int(best) + 2 < 40
+    assert f"stopped early at step {event.steps}: validation was best at step {best}" in lines(task)
+
+    student = bench.load(task)
+    held_out = encoded(task, student, validation_rows(task, train_command()))
+    folder = Path(store.url.removeprefix("file://")) / event.adapter_path
+    with adapters.trainable(student, spec, folder) as model:
+        trainer = Trainer(task, student, model, config(task, student, tmp_path, 2, validate=True), held_out, held_out)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(validations[best])
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    """Of the machine's memory, this process may have little more than it has."""
+    many = [example(n) for n in range(512)]
+    store.write_rows("in/train.jsonl", many)
+    task = make_task(store, make_spec(tiny, training={"batch_size": 512, "accumulation": 1, "max_steps": 2}), train_command())
+    bench.load(task)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 1_000_000_000, before[1]))
+    try:
+        event = train(task, bench)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert event.steps == 2
+    assert "out of memory: going on with batches of 256" in lines(task)
 
 
 def test_rows_that_are_too_long_are_cut_and_counted(tiny: Path, bench: Bench, store: Artifacts) -> None:

@@ -1,55 +1,11 @@
-"""The pure parts of the GPU trainer: schedule, order of rows, choice of tokens, ends of code blocks."""
+"""The pure parts of the GPU trainer: choice of tokens, ends of code blocks."""
 
 from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from reflux.spec import Data, RunSpec, Source, Training
-from services.gpu_trainer.rows import plan
 from services.gpu_trainer.sampling import NUCLEUS, choose, end_of_code
-from services.gpu_trainer.train import learning_rate
-
-
-def spec(**training: object) -> RunSpec:
-    return RunSpec(data=Data(sources=(Source(uri="file:///x"),)), training=Training.model_validate(training))
-
-
-def test_the_learning_rate_rises_in_a_line_then_falls_along_a_cosine() -> None:
-    settings = Training(learning_rate=1.0, warmup_steps=4)
-    rates = [learning_rate(step, 40, settings) for step in range(1, 41)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert 0 < rates[-1] < 0.01
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 12])
-def test_a_short_training_still_reaches_its_learning_rate(steps: int) -> None:
-    rates = [learning_rate(step, steps, Training(learning_rate=1.0, warmup_steps=10)) for step in range(1, steps + 1)]
-    assert max(rates) > 0.4
-    assert min(rates) > 0
-
-
-@given(rows=st.integers(1, 60), epochs=st.integers(1, 3), batch=st.integers(1, 4), accumulation=st.integers(1, 4))
-def test_each_pass_takes_every_row_once(rows: int, epochs: int, batch: int, accumulation: int) -> None:
-    steps = plan(rows, spec(epochs=epochs, batch_size=batch, accumulation=accumulation), epoch=1)
-    order = [row for step in steps for row in step]
-    assert Counter(order) == dict.fromkeys(range(rows), epochs)
-    assert all(len(step) == batch * accumulation for step in steps[:-1])
-    assert Counter(order[:rows]) == dict.fromkeys(range(rows), 1)
-
-
-@given(rows=st.integers(1, 20), steps=st.integers(1, 30))
-def test_max_steps_counts_steps_whatever_the_rows(rows: int, steps: int) -> None:
-    made = plan(rows, spec(max_steps=steps, batch_size=1, accumulation=3), epoch=1)
-    assert [len(step) for step in made] == [3] * steps
-
-
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    assert plan(30, spec(), epoch=1) == plan(30, spec(), epoch=1)
-    assert plan(30, spec(), epoch=1) != plan(30, spec(), epoch=2)
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
