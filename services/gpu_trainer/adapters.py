@@ -69,8 +69,6 @@ def save(student: Student, model: Any, folder: Path) -> None:
 
 
 def _with_adapter(student: Student, spec: RunSpec, start: Path | None) -> Any:
-    if student.quantized:
-        prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
     if start is not None:
         model = PeftModel.from_pretrained(student.model, start, is_trainable=True)
         # Else each checkpoint asks the hub for the base by the user's name for it.
