@@ -53,7 +53,6 @@ class Draft:
 
 def write(student: Student, model: Any, drafts: list[Draft], sampling: Sampling, after_token: Callable[[int], None]) -> None:
     """Complete all drafts together, in place. After each token, `after_token` is told how long they are by now."""
-    # Padding stands on the left, so that every row's next token lies in the same column.
     prompts = student.tokenizer.pad(
         {"input_ids": [list(draft.prompt) for draft in drafts]}, padding_side="left", return_tensors="pt"
     )
@@ -103,7 +102,7 @@ def choose(logits: torch.Tensor, luck: torch.Tensor, temperature: float, top_p: 
     """A token for each row of `logits` (rows, vocabulary), by that row's number in [0, 1) out of its nucleus.
 
     The nucleus are the likeliest tokens that together have at least `top_p` of the probability. It is nearly always among the
-    first few hundred, and finding those costs a thirtieth of sorting a vocabulary of 50,000.
+    first few hundred, and finding those costs a tenth of sorting a vocabulary of 50,000.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)

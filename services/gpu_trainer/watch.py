@@ -74,7 +74,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.best = {name: parameter.detach().to("cpu", copy=True) for name, parameter in _trained(model).items()}
         if self.gets_worse:
             self.task.log(f"stopped early at step {state.global_step}: validation was best at step {best}")
-            control.should_training_stop, control.should_save = True, False
+            control.should_training_stop, control.should_save, self.stopped = True, False, None
         elif state.global_step < state.max_steps:
             self._obey(control)
 

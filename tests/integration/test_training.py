@@ -50,6 +50,14 @@ def store(tmp_path: Path) -> Artifacts:
     return store
 
 
+def copied(store: Artifacts) -> Artifacts:
+    """Another store with the same input and nothing else."""
+    twin = Artifacts(store.url + "-twin")
+    for path in store.paths("in"):
+        twin.put(path, store.get(path))
+    return twin
+
+
 def example(number: int) -> Example:
     messages = (
         Message(role="user", content=f"Write a C function that returns the priority {number} of a frame."),
@@ -267,6 +275,16 @@ def test_passes_are_counted_in_rows(tiny: Path, bench: Bench, store: Artifacts) 
     assert event.steps == 2 * 2  # 12 rows, 8 a step
 
 
+def test_short_rows_are_packed_into_fewer_steps(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    training = {"max_steps": None, "epochs": 1, "batch_size": 1, "accumulation": 1, "packing": True}
+    event = train(make_task(store, make_spec(tiny, training=training), train_command()), bench)
+    assert event.rows == 12
+    assert 1 < event.steps < 12
+    plain = training | {"packing": False}
+    assert train(make_task(copied(store), make_spec(tiny, training=plain), train_command()), bench).steps == 12
+    assert event.val_loss is not None
+
+
 def test_the_base_is_untouched_and_stays_in_memory(tiny: Path, bench: Bench, store: Artifacts) -> None:
     spec = make_spec(tiny, training={"gradient_checkpointing": True})
     student = bench.load(make_task(store, spec, train_command()))
@@ -300,9 +318,7 @@ def test_stop_saves_and_the_next_attempt_ends_like_the_undisturbed_twin(tiny: Pa
     resumed = make_task(store, spec, train_command(), attempt=2)
     event = train(resumed, Bench())
     assert "going on from the checkpoint at step 5" in lines(resumed)
-    twin_store = Artifacts(store.url + "-twin")
-    for path in store.paths("in"):
-        twin_store.put(path, store.get(path))
+    twin_store = copied(store)
     twin = train(make_task(twin_store, spec, train_command()), bench)
     assert (event.train_loss, event.val_loss) == (twin.train_loss, twin.val_loss)
     assert same(weights(store, event.adapter_path), weights(twin_store, twin.adapter_path))
@@ -366,6 +382,11 @@ def test_early_stop_takes_the_best_weights(tiny: Path, bench: Bench, store: Arti
     with adapters.trainable(student, spec, folder) as model:
         trainer = Trainer(task, student, model, config(task, student, tmp_path, 2, validate=True), held_out, held_out)
         assert trainer.evaluate()["eval_loss"] == pytest.approx(validations[best])
+
+    twin_store = copied(store)
+    at_the_end = StoppedBy(make_task(twin_store, spec, train_command()), when=lambda done: done >= event.steps)
+    assert train(at_the_end, bench).val_loss == event.val_loss
+    assert same(weights(store, event.adapter_path), weights(twin_store, event.adapter_path.replace("attempt-2", "attempt-1")))
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -448,8 +469,7 @@ def test_a_stopped_generation_goes_on_to_the_same_texts(tiny: Path, bench: Bench
     early = store.paths(stopped.pieces)
     assert len(early) == 2
     again = generate(make_task(store, spec, generate_command(), attempt=2), bench)
-    twin_store = Artifacts(store.url + "-twin")
-    twin_store.put("in/prompts.jsonl", store.get("in/prompts.jsonl"))
+    twin_store = copied(store)
     twin = generate(make_task(twin_store, spec, generate_command()), bench)
     assert answers_of(store, again.chunks) == answers_of(twin_store, twin.chunks)
 
