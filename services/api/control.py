@@ -239,7 +239,7 @@ def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _
 def project_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
     """Keep each run's JSON files in the artifact store as Postgres has them."""
     artifacts: Artifacts | None = None
-    while not stopping.wait(0.5):
+    while not stopping.wait(0.2):
         try:
             artifacts = artifacts or Artifacts(settings.artifacts_url)
             with Session(engine) as session, session.begin():
