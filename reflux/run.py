@@ -163,7 +163,7 @@ def summary(run: Run) -> Summary:
         reason=run.reason,
         partial=run.partial,
         student=run.spec.student.model,
-        teacher=run.spec.teacher.model if run.spec.recipe == "distill" else None,
+        teacher=_teacher(run.spec) if run.spec.recipe == "distill" else None,
         counts=counts,
         epochs=run.epochs,
         best_epoch=run.best.epoch if run.best else None,
@@ -172,3 +172,8 @@ def summary(run: Run) -> Summary:
         warnings=run.warnings,
         error=str(run.error) if run.error else None,
     )
+
+
+def _teacher(spec: RunSpec) -> str:
+    """Recorded answers are not the model's whose name the spec gives."""
+    return "recorded answers" if spec.teacher.provider == "recorded" else spec.teacher.model

@@ -80,6 +80,7 @@ def test_everything_is_left_in_the_run_s_folder(artifacts: Path) -> None:
     assert read["system-state.json"]["outcome"] == "succeeded"
     assert read["training_summary.json"]["outcome"] == "succeeded"
     assert len(read["training_summary.json"]["epochs"]) == 2
+    assert read["training_summary.json"]["teacher"] == "recorded answers"
     assert {phase["status"] for phase in read["training.json"]["phases"].values()} == {"pass"}
     assert read["cleanup_status.json"]["manual_action_required"] is False
     assert read["spec.json"]["teacher"]["tries"] == 5, "every default is written down"
