@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from reflux import logs
 from reflux.artifacts import Artifacts
-from reflux.errors import RefluxError, Stopped, failure
+from reflux.errors import RefluxError, Stopped, Terminal, failure
 from reflux.events import Event
 from reflux.protocol import Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
 from reflux.queues import ROUTES, kinds, make_app
@@ -133,7 +133,10 @@ class Worker:
     def _work(self, task: Task, started: float) -> tuple[str, BaseModel]:
         """Run the handler; what to tell the API, and where."""
         try:
-            event = self.handlers[task.command.kind](task)
+            handler = self.handlers.get(task.command.kind)
+            if handler is None:
+                raise Terminal("not_supported", f"No {self.service} can do what the run asks for: {task.command.kind}")
+            event = handler(task)
             event = event.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
             return "complete", Completion(attempt=task.attempt, event=event)
         except Stopped as stop:
