@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -141,15 +142,24 @@ class Compiler:
         Path(prelude).write_text("".join(f"#include <{header}>\n" for header in headers))
         os.chmod(prelude, 0o644)
         flags = [*_flags(self.dialect, language), "-x", language]
-        self._precompile(driver, [*flags[:-1], f"{language}-header"], prelude)
+        if language == "c":
+            self._flatten(driver, flags, prelude)
+        else:
+            self._precompile(driver, [*flags[:-1], f"{language}-header"], prelude)
         return _Commands(
             _expanded([driver, "-fsyntax-only", *flags, "-include", prelude, "-"]),
             _expanded([driver, "-fsyntax-only", *flags, "-"]),
             _expanded([driver, "-E", "-fdirectives-only", *flags, "-include", prelude, "-"]),
         )
 
+    def _flatten(self, driver: str, flags: list[str], prelude: str) -> None:
+        """Make one file of C's few headers, macros included: read sooner than loaded precompiled."""
+        outcome = self.sandbox.run([driver, "-E", "-dD", *flags, prelude], b"", replace(self.limits, processes=True))
+        if outcome.status == 0 and not outcome.killed:
+            Path(prelude).write_bytes(b"#pragma GCC system_header\n" + b"\n".join(_of_headers(outcome.stdout)) + b"\n")
+
     def _precompile(self, driver: str, flags: list[str], prelude: str) -> None:
-        """Parse the prelude once and for all. Where that fails the compiler reads the headers each time, which is only slower."""
+        """Parse C++'s large headers once and for all. Where that fails the compiler reads them each time: only slower."""
         limits = Limits(cpu_seconds=30, wall_seconds=60, memory_mb=2048, file_mb=256, processes=True)
         builder = Sandbox((*self.dialect.include_dirs, *_homes()), writable=(self._folder.name,))
         argv = [driver, *flags, prelude, "-o", f"{prelude}.gch"]
@@ -247,6 +257,17 @@ def _why_broken(outcome: Outcome, text: str, limits: Limits) -> str:
     if outcome.status < 0 or _CRASH.search(text):
         return "the compiler itself crashed on this text"
     return ""
+
+
+def _of_headers(preprocessed: bytes) -> Iterator[bytes]:
+    """The lines that stand in a header, without what the compiler defines by itself."""
+    inside = False
+    for line in preprocessed.split(b"\n"):
+        marker = re.match(rb'# \d+ "(<?)', line)
+        if marker:
+            inside = not marker[1]
+        elif inside and line.strip():
+            yield line
 
 
 def _live(preprocessed: str) -> frozenset[int]:

@@ -43,13 +43,16 @@ def _hollow(tree: Tree) -> Iterator[tuple[str, str, int | None]]:
     if not tree.functions:
         yield "no-function", "declarations only: no function is defined", None
         return
-    hollow = [(function, why) for function in tree.functions if (why := _why_hollow(function, tree))]
+    declared = [(name.node.start_byte, name.text) for name in tree.names if name.declares]
+    enumerators = {name.text for name in tree.names if name.node.parent and name.node.parent.type == "enumerator"}
+    constants = enumerators | set(tree.macros)
+    hollow = [(one, why) for one in tree.functions if (why := _why_hollow(one, tree, declared, constants))]
     if 2 * len(hollow) > len(tree.functions):
         for function, why in hollow:
             yield "hollow-body", f"`{function.name}` {why}", function.line
 
 
-def _why_hollow(function: Function, tree: Tree) -> str:
+def _why_hollow(function: Function, tree: Tree, declared: list[tuple[int, str]], constants: set[str]) -> str:
     """Why the body does nothing, or ""."""
     node = function.node
     body = node.child_by_field_name("body")
@@ -58,10 +61,8 @@ def _why_hollow(function: Function, tree: Tree) -> str:
     statements = [child for child in body.named_children if child.type != "comment"]
     if not statements:
         return "has an empty body"
-    own = {name.text for name in tree.names if name.declares and node.start_byte <= name.node.start_byte < node.end_byte}
-    constants = {name.text for name in tree.names if name.node.parent and name.node.parent.type == "enumerator"} | set(
-        tree.macros
-    )
+    start, end = node.start_byte, node.end_byte
+    own = {name for at, name in declared if start <= at < end}
     if any(_does_something(statement, own, constants) for statement in _reachable(statements, tree.macros)):
         return ""
     return "only returns a constant" if statements[-1].type == "return_statement" else "does nothing with what it is given"
@@ -148,6 +149,8 @@ def _listed(tree: Tree, words: tuple[str, ...]) -> Iterator[tuple[str, str, int 
     """The domain's words put one after another in comments, as no sentence would."""
     for line, texts in _comment_blocks(tree):
         block = "\n".join(texts)
+        if len(set(words).intersection(split(block))) < _LISTED:
+            continue
         for written in (block, *texts, *block.split("\n")):
             found = [word for word in dict.fromkeys(split(written)) if word in words]
             if len(found) >= _LISTED and 2 * len(found) > len(re.findall(r"[A-Za-z]{2,}", written)):

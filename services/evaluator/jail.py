@@ -14,6 +14,8 @@ A message, both ways: 4 bytes (big-endian length of the header), the header as J
 
 import ctypes
 import errno
+import functools
+import gc
 import json
 import os
 import platform
@@ -34,8 +36,11 @@ def main() -> None:
     config = json.loads(sys.argv[1])
     control = socket.socket(fileno=0)
     _send(control, {"layers": lock_in(config["paths"], config["writable"], config["root"]), "sizes": []})
+    gc.freeze()  # else each child would copy the pages that its collector touches
     while True:
         header, (data,) = receive(control)
+        if found := _seccomp_arch():
+            _filter(*found, header["processes"])  # made here, once, for the children
         _send(control, *_run(control, header, data))
 
 
@@ -328,9 +333,15 @@ def _seccomp_arch() -> tuple[int, int] | None:
 def _seccomp(processes: bool) -> None:
     """Refuse (EPERM) the calls of the tables from now on; the second table too unless the command may start processes."""
     found = _seccomp_arch()
-    if not found:
-        return
-    column, arch = found
+    if found:
+        count, program = _filter(*found, processes)
+        filter_program = struct.pack("HxxxxxxP", count, ctypes.addressof(program))
+        _call(LIBC.prctl(22, 2, filter_program, 0, 0), "seccomp")  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+@functools.cache
+def _filter(column: int, arch: int, processes: bool) -> tuple[int, ctypes.Array[ctypes.c_char]]:
+    """The number of steps of the filter, and the steps."""
     tables = _DENIED if processes else {**_DENIED, **_DENIED_TO_ONE_PROCESS}
     numbers = [number for row in tables.values() if (number := row[column]) is not None]
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
@@ -347,9 +358,7 @@ def _seccomp(processes: bool) -> None:
         steps += [(equal, 0, 1, number), (give, 0, 0, deny)]
     steps.append((give, 0, 0, allow))
     program = b"".join(struct.pack("=HBBI", *step) for step in steps)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(buffer))
-    _call(LIBC.prctl(22, 2, filter_program, 0, 0), "seccomp")  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    return len(steps), ctypes.create_string_buffer(program, len(program))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from services.evaluator.rubric import Rubric
 from services.evaluator.sheet import Sheet
-from services.evaluator.tree import Tree
+from services.evaluator.tree import Name, Tree
 
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _PROMPT_SIGNS = {
@@ -51,10 +51,10 @@ def score(tree: Tree, domain: str, rubric: Rubric) -> Sheet:
     return sheet
 
 
-def split(name: str) -> list[str]:
+def split(name: str) -> tuple[str, ...]:
     """The words of a name or a text, lower-case: `gate_control_list`, `GateControlList`, `GCL_MAX`; plurals also as singulars."""
     words = [piece.lower() for piece in _PIECES.findall(name)]
-    return words + [_singular(word) for word in words if word.endswith("s") and len(word) > 3]
+    return (*words, *(_singular(word) for word in words if word.endswith("s") and len(word) > 3))
 
 
 def _singular(word: str) -> str:
@@ -64,7 +64,10 @@ def _singular(word: str) -> str:
 def _words_of_names(tree: Tree) -> tuple[dict[str, tuple[str, int]], dict[str, tuple[str, int]]]:
     """word -> (name, line) of names that are used, and of names that stand once, where they are declared."""
     used, declared = dict[str, tuple[str, int]](), dict[str, tuple[str, int]]()
+    firsts = dict[str, Name]()
     for name in tree.names:
+        firsts.setdefault(name.text, name)
+    for name in firsts.values():
         target = declared if name.declares and tree.uses[name.text] < 2 else used
         for word in split(name.text):
             target.setdefault(word, (f"`{name.text}`", name.line))
