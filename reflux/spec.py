@@ -80,19 +80,34 @@ class Prompts(Section):
 
 
 class Teacher(Section):
-    provider: Literal["bedrock", "recorded"] = "bedrock"
+    provider: Literal["bedrock", "openai", "recorded"] = Field(
+        "bedrock", description="openai: any server that speaks its chat completions (vLLM, Ollama, a gateway)"
+    )
     model: str = "anthropic.claude-sonnet-4-5-20250929-v1:0"
     region: str = "us-east-1"
-    endpoint_url: str | None = Field(None, description="Another Bedrock Runtime endpoint; `recorded` uses the stack's stand-in")
+    api: Literal["converse", "invoke"] = Field("converse", description="bedrock: Converse, or InvokeModel with a Messages body")
+    profile: str | None = Field(None, description="bedrock: a profile of the teacher workers' AWS configuration")
+    endpoint_url: str | None = Field(None, description="Another endpoint than the provider's own; openai: with its /v1")
+    answers_uri: str | None = Field(None, description="recorded: JSONL of prompts and answers; left out: the stack's own")
+    hosted: bool | None = Field(
+        None, description="Whether what it is asked leaves the company; left out: yes, but for recorded answers"
+    )
+    terms_acknowledged: bool = Field(False, description="You may train a model on this teacher's answers")
+    reuse: bool = Field(False, description="Take answers that other runs bought, to the same question at the same settings")
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     max_teacher_tokens: Positive = 2048
-    concurrency: Positive = 10
+    concurrency: Positive = Field(10, description="Calls at once, at most, over all workers")
     tries: Positive = 5
     backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    input_usd_per_million: Annotated[float, Field(ge=0)] = 3.0
-    output_usd_per_million: Annotated[float, Field(ge=0)] = 15.0
+    input_usd_per_million: Annotated[float, Field(ge=0)] | None = Field(None, description="Left out: by the price table")
+    output_usd_per_million: Annotated[float, Field(ge=0)] | None = Field(None, description="Left out: by the price table")
     skip_check: bool = Field(False, description="Do not send the tiny test prompt in preflight")
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether prompts go to somebody else's machine."""
+        return self.provider != "recorded" if self.hosted is None else self.hosted
 
 
 class Teaching(Section):
@@ -141,6 +156,7 @@ class Refining(Section):
     min_correction_rate: Share = 0.10
     max_corrections: Positive = 500
     max_epochs: Positive = 10
+    review: bool = Field(False, description="Hold admitted corrections until a person has approved, edited or refused them")
 
 
 class Rubric(Section):

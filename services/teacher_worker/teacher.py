@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from reflux import prices
 from reflux.artifacts import Artifacts, teacher_answer_path
 from reflux.errors import RefluxError, Retriable, Terminal
 from reflux.records import TeacherAnswer
@@ -91,7 +92,6 @@ def buy(
     with client.limiter.slot():
         check()
         reply = client.converse(teacher, system, question.text)
-    cost = (reply.input_tokens * teacher.input_usd_per_million + reply.output_tokens * teacher.output_usd_per_million) / 1e6
     return TeacherAnswer(
         prompt_id=question.prompt_id,
         prompt=question.prompt,
@@ -101,7 +101,7 @@ def buy(
         tries=tries,
         input_tokens=reply.input_tokens,
         output_tokens=reply.output_tokens,
-        cost_usd=cost,
+        cost_usd=prices.usd(teacher, reply.input_tokens, reply.output_tokens),
         error=f"cut at teacher.max_teacher_tokens ({teacher.max_teacher_tokens})" if reply.cut else None,
     )
 
