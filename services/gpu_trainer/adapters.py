@@ -4,13 +4,14 @@ Each context manager leaves the student exactly as it was: nothing is ever subtr
 is put back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from bitsandbytes.nn import Params4bit
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
@@ -26,11 +27,12 @@ def trainable(student: Student, spec: RunSpec, start: Path | None) -> Iterator[A
             with _all_weights(student, start) as model:
                 yield model
         else:
-            model = _with_adapter(student, spec, start)
-            try:
-                yield model
-            finally:
-                _take_off(student, model)
+            with _prepared(student):
+                model = _with_adapter(student, spec, start)
+                try:
+                    yield model
+                finally:
+                    _take_off(student, model)
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def answering(student: Student, folder: Path | None) -> Iterator[Any]:
     if folder is None:
         yield student.model
     elif not (folder / "adapter_config.json").is_file():
-        with _put_back(student.model):
+        with _put_back(student.model.parameters()):
             _copy_weights(folder, student.model)
             yield student.model
     elif student.quantized:
@@ -49,7 +51,7 @@ def answering(student: Student, folder: Path | None) -> Iterator[Any]:
         finally:
             _take_off(student, model)
     else:
-        with _put_back(student.model):
+        with _put_back(student.model.parameters()):
             _merge(student, folder)
             yield student.model
 
@@ -84,6 +86,17 @@ def _with_adapter(student: Student, spec: RunSpec, start: Path | None) -> Any:
     return get_peft_model(student.model, lora)
 
 
+@contextmanager
+def _prepared(student: Student) -> Iterator[None]:
+    """For training on NF4: what is not quantized (norms, embeddings) in fp32. Answers are written with it as it was."""
+    if not student.quantized:
+        yield
+        return
+    with _put_back(p for p in student.model.parameters() if not isinstance(p, Params4bit)):
+        prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)  # the trainer turns that on
+        yield
+
+
 def _merge(student: Student, folder: Path) -> None:
     model = PeftModel.from_pretrained(student.model, folder)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -113,21 +126,20 @@ def _without_traces(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _put_back(model: Any) -> Iterator[None]:
+def _put_back(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
     """Remember the tensors behind the parameters, and put them back. On a GPU the originals wait in the host's memory."""
-    on_gpu = next(model.parameters()).is_cuda
-    originals = [(parameter, parameter.data.to("cpu") if on_gpu else parameter.data) for parameter in model.parameters()]
+    originals = [(parameter, parameter.data.cpu(), parameter.device) for parameter in parameters]
     try:
         yield
     finally:
-        for parameter, data in originals:
-            parameter.data = data.to(parameter.device)
+        for parameter, data, device in originals:
+            parameter.data = data.to(device)
 
 
 @contextmanager
 def _all_weights(student: Student, start: Path | None) -> Iterator[Any]:
     model = student.model
-    with _put_back(model):
+    with _put_back(model.parameters()):
         if start is not None:
             _copy_weights(start, model)
         for parameter in model.parameters():

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from reflux import spec
@@ -62,10 +64,18 @@ class Bench:
         device = _device(wanted)
         dtype = _dtype(wanted, device)
         quantized = quantize and wanted.quantization == "nf4"
-        key = (wanted.model, wanted.revision, quantized, dtype, device)
+        folder, commit = weights.find(wanted.model, wanted.revision, task)
+        key = (wanted.model, folder, quantized, dtype, device)
         if self._student is None or key != self._key:
             self.forget()
-            self._student = _load(wanted, device, dtype, quantized, task)
+            task.log(
+                f"loading {wanted.model} on {device} as {'nf4, computing in ' if quantized else ''}{dtype}".replace("torch.", "")
+            )
+            model, tokenizer = _load(wanted.model, folder, device, dtype, quantized)
+            if not tokenizer.chat_template:
+                task.log("the student has no chat template: rows are written as <|user|> and <|assistant|>", level="warning")
+                tokenizer.chat_template = FALLBACK_TEMPLATE
+            self._student = Student(wanted.model, commit, folder, model, tokenizer, device, dtype, quantized)
             self._key = key
         return self._student
 
@@ -90,11 +100,23 @@ def free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def gpu_memory(device: torch.device) -> dict[str, float]:
-    """Gigabytes in use on the GPU, now and at most; nothing for a CPU."""
-    if device.type != "cuda":
-        return {}
-    return {"memory_gb": torch.cuda.memory_allocated() / 1e9, "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+def memory(device: torch.device) -> dict[str, float]:
+    """Gigabytes in use, now and at most: of the GPU by tensors; on a CPU by this process."""
+    if device.type == "cuda":
+        return {"memory_gb": torch.cuda.memory_allocated() / 1e9, "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory_gb": pages * resource.getpagesize() / 1e9, "peak_memory_gb": peak_kib * 1024 / 1e9}
+
+
+def memory_there_is(device: torch.device) -> tuple[float, float]:
+    """Gigabytes that are free, and all there are: on the GPU, or in this machine."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return free / 1e9, total / 1e9
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free, total = (int(lines[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
+    return free * 1024 / 1e9, total * 1024 / 1e9
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -115,9 +137,7 @@ def _dtype(wanted: spec.Student, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _load(wanted: spec.Student, device: torch.device, dtype: torch.dtype, quantized: bool, task: Task) -> Student:
-    folder = weights.find(wanted.model, wanted.revision, task)
-    task.log(f"loading {wanted.model} on {device} as {'nf4, computing in ' if quantized else ''}{dtype}".replace("torch.", ""))
+def _load(name: str, folder: Path, device: torch.device, dtype: torch.dtype, quantized: bool) -> tuple[Any, Any]:
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": {"": str(device)},
@@ -136,13 +156,14 @@ def _load(wanted: spec.Student, device: torch.device, dtype: torch.dtype, quanti
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     except (ValueError, OSError, ImportError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise Terminal("model_not_found", f"{wanted.model} can't be loaded: {first_line}") from error
+        raise Terminal("model_not_found", f"{name} can't be loaded: {first_line}") from error
     model.requires_grad_(False).eval()
+    for module in model.modules() if quantized else ():
+        if isinstance(module, Linear4bit):
+            # On a CPU with AVX512-BF16, the first answer would repack the weights into a layout that no gradient passes.
+            module.support_avx512bf16_for_cpu = False
     # On a CPU, sharing out the small operations of a small model costs more than it brings.
     torch.set_num_threads(1 if model.num_parameters() < 10_000_000 else len(os.sched_getaffinity(0)))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
-        task.log("the student has no chat template: rows are written as <|user|> and <|assistant|>", level="warning")
-        tokenizer.chat_template = FALLBACK_TEMPLATE
-    return Student(wanted.model, wanted.revision, folder, model, tokenizer, device, dtype, quantized)
+    return model, tokenizer

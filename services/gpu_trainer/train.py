@@ -2,13 +2,14 @@
 
     rows ─► token ids, and as labels those that the assistant wrote ─► SFTTrainer ─► adapter/, metrics.json, tensorboard/
                                                                            │
-                    watch.py: progress, metrics, stops, early stop ◄───────┤ after each step
+                    watch.py: progress, metrics, stops, early stop ◄───────┤ after each batch and each step
               checkpoints.py: the trainer's checkpoint, uploaded ◄─────────┘ every checkpoint_steps, and before a stop
 
 A training that is killed and goes on elsewhere ends with the same adapter (bit for bit in fp32 on a CPU): the trainer's
 checkpoint has weights, optimizer, schedule, losses and random states, and the order of the rows is drawn from seed and epoch.
 """
 
+import errno
 import math
 import tempfile
 import time
@@ -24,18 +25,21 @@ from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
 from reflux.commands import Train
-from reflux.errors import Stopped, Terminal
+from reflux.errors import Retriable, Stopped, Terminal
 from reflux.events import AdapterTrained
 from reflux.task import Task
-from services.gpu_trainer import adapters, checkpoints, rows
+from services.gpu_trainer import adapters, checkpoints, room, rows
 from services.gpu_trainer.chat import Encoded, encode
-from services.gpu_trainer.models import Bench, Student, free_memory, gpu_memory, out_of_memory
+from services.gpu_trainer.models import Bench, Student, free_memory, memory, out_of_memory
 from services.gpu_trainer.seeds import seed
-from services.gpu_trainer.watch import Watch, losses, validation_losses
+from services.gpu_trainer.watch import LIMIT, Watch, best_step, losses, validation_losses
 
 
 def train(task: Task, bench: Bench) -> AdapterTrained:
-    """Carry out a Train command. Raises Terminal for nan_loss, gpu_out_of_memory and bad rows; Stopped once it has saved."""
+    """Carry out a Train command. A run's time limit ends it early, with the adapter as it is then.
+
+    Raises Terminal for nan_loss, gpu_out_of_memory and bad rows; Retriable for disk_low; Stopped once it has saved.
+    """
     command = task.command
     assert isinstance(command, Train)
     if manifest := checkpoints.finished(task):
@@ -51,7 +55,14 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
     if not examples:
         raise Terminal("empty_dataset", "No row has an answer within training.max_length.", "Raise training.max_length.")
 
-    state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
+    free_memory()
+    room.report(task, student)
+    try:
+        state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Retriable("disk_low", f"No space is left on the worker's disk: {error}") from error
     free_memory()
 
     steps, validations = losses(state), validation_losses(state)
@@ -65,7 +76,13 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
         rows=len(examples),
         rows_truncated=sum(row.truncated for row in examples),
     )
-    manifest = {"event": event.model_dump(mode="json"), "losses": steps, "val_losses": validations}
+    manifest = {
+        "event": event.model_dump(mode="json"),
+        "student": {"model": student.name, "revision": student.revision},
+        "losses": steps,
+        "val_losses": validations,
+        "best_step": best_step(state),
+    }
     task.artifacts.put_json(f"{task.folder}/metrics.json", manifest)
     return event
 
@@ -105,7 +122,6 @@ def config(task: Task, student: Student, folder: Path, batch_size: int, *, valid
         per_device_eval_batch_size=batch_size,
         gradient_accumulation_steps=settings.batch_size * settings.accumulation // batch_size,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=on_cpu,
@@ -119,7 +135,6 @@ def config(task: Task, student: Student, folder: Path, batch_size: int, *, valid
         eval_strategy="steps" if validate else "no",
         eval_steps=settings.eval_steps,
         save_steps=settings.checkpoint_steps,
-        save_total_limit=checkpoints.KEEP,
         report_to="none",
         disable_tqdm=True,
     )
@@ -158,23 +173,32 @@ def _fine_tune(task: Task, student: Student, examples: list[Encoded], held_out: 
             settings = config(task, student, folder / "trainer", batch_size, validate=bool(held_out))
             trainer = Trainer(task, student, model, settings, examples, held_out)
             checkpoint = checkpoints.newest(task, trainer.plan, folder / "trainer")
-            watch = Watch(task, trainer.plan, checkpoint)
             try:
                 with SummaryWriter(str(folder / "tensorboard")) as writer:
+                    watch = Watch(task, trainer.plan, writer, checkpoint)
                     trainer.add_callback(TensorBoardCallback(writer))
                     trainer.add_callback(watch)
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
                 task.artifacts.upload(folder / "tensorboard", f"{task.folder}/tensorboard")
-            if watch.stopped:
+            if watch.stopped and (watch.stopped != LIMIT or trainer.state.global_step == 0):
                 raise Stopped(watch.stopped)
+            if watch.stopped:
+                task.log(f"ended by the run's {watch.stopped} at step {trainer.state.global_step} of {trainer.state.max_steps}")
             adapters.save(student, model, folder / "adapter")
+            if best_step(trainer.state) not in (None, trainer.state.global_step) and not watch.gets_worse:
+                watch.take_best(model)
+                adapters.save(student, model, folder / "best")
+                task.artifacts.upload(folder / "best", f"{task.folder}/best")
         task.artifacts.upload(folder / "adapter", f"{task.folder}/adapter")
     return trainer.state
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that halts at the first loss or gradient that is no number, and says which rows it came from."""
+    """SFTTrainer that halts at the first loss or gradient that is no number, and says which rows it came from.
+
+    `plan` says what it is going to do: a checkpoint of another plan is none of this training.
+    """
 
     def __init__(
         self, task: Task, student: Student, model: Any, args: SFTConfig, examples: list[Encoded], held_out: list[Encoded]
@@ -201,6 +225,19 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         args.warmup_steps = min(settings.warmup_steps, steps // 3)
         self.plan = {"rows": len(examples), "steps": steps}
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """A warm-up and half a cosine. Unlike the library's own, no step has a rate of zero."""
+        warmup = int(self.args.warmup_steps)
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            through = (step - warmup) / max(1, num_training_steps - warmup)
+            return 0.5 + 0.5 * math.cos(math.pi * through)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+        return self.lr_scheduler
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.step_batches.append(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -213,12 +250,20 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             self._halt_unless_finite(self.state.global_step, "gradient's norm", logs["grad_norm"])
             self.step_batches.clear()
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        checkpoints.make_room(self.task, Path(self.args.output_dir))
+        super()._save_checkpoint(model, trial)
+
     def _halt_unless_finite(self, step: int, what: str, value: float) -> None:
         if math.isfinite(value):
             return
         ids = ", ".join(self.names[tokens] for batch in self.step_batches for tokens in _sequences(batch))
-        self.task.log(f"rows of step {step}: {ids}; memory {gpu_memory(self.args.device)}", level="error")
+        self.task.log(f"rows of step {step}: {ids}; {_said(memory(self.args.device))}", level="error")
         raise Terminal("nan_loss", f"At step {step} the {what} was {value} (rows {ids:.300}).")
+
+
+def _said(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
 
 
 def _sequences(batch: dict[str, torch.Tensor]) -> Iterator[tuple[int, ...]]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reflux.task import Task
 from services.gpu_trainer import checkpoints
-from services.gpu_trainer.models import gpu_memory
+from services.gpu_trainer.models import memory
 
 BEST = "best.safetensors"
+LIMIT = "limit"  # the run's time or money is spent: what was learnt is wanted, and nobody will go on
 
 
 def losses(state: TrainerState) -> list[float]:
@@ -25,29 +27,48 @@ def validation_losses(state: TrainerState) -> dict[int, float]:
     return {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
 
 
+def best_step(state: TrainerState) -> int | None:
+    """The step after which validation was best, if there was any."""
+    validations = validation_losses(state)
+    return min(validations, key=lambda step: validations[step], default=None)
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
     """`stopped` says why the task was stopped, once the training has saved and ended for it."""
 
-    def __init__(self, task: Task, plan: checkpoints.Plan, checkpoint: Path | None) -> None:
+    def __init__(self, task: Task, plan: checkpoints.Plan, writer: SummaryWriter, checkpoint: Path | None) -> None:
         self.task = task
         self.plan = plan
+        self.writer = writer
         self.stopped: str | None = None
+        self.saved_step = checkpoints.step(checkpoint.name) if checkpoint else 0
         self.best: dict[str, torch.Tensor] = {}
         if checkpoint and (checkpoint / BEST).exists():
             self.best = load_file(checkpoint / BEST)
         self.gets_worse = False
         self.step_began = 0.0
-        self.seconds = 0.0
+        self.seconds: list[float] = []
         self.tokens = 0.0
 
     # Signs of life
 
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        # Before the pass's loader draws from it
+        self.random_state, self.pass_begins = _random_state(), True
+
     def on_step_begin(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self.step_began = time.monotonic()
+        if not self.pass_begins:
+            self.random_state = _random_state()
+        self.pass_begins = False
         self._is_alive(state)
 
-    def on_substep_end(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_substep_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A stop does not wait for a step's other batches: the step is left out, and whoever goes on makes it as a whole."""
         self._is_alive(state)
+        if self.task.stop:
+            _set_random_state(self.random_state)
+            self._obey(state, control)
 
     def on_prediction_step(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self._is_alive(state)
@@ -58,35 +79,40 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     # Ends
 
     def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.seconds += time.monotonic() - self.step_began
+        self.seconds.append(time.monotonic() - self.step_began)
         self._is_alive(state)
         if state.global_step == state.max_steps:
             control.should_save = False  # the adapter itself comes next
         else:
-            self._obey(control)
+            self._obey(state, control)
 
     def on_evaluate(self, _args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
         """Keep the best weights; after early_stop_patience validations that were no better, end."""
-        validations = validation_losses(state)
-        best = min(validations, key=lambda step: validations[step])
-        self.gets_worse = sum(step > best for step in validations) >= self.task.spec.training.early_stop_patience
+        best = best_step(state)
+        assert best is not None
+        self.gets_worse = sum(step > best for step in validation_losses(state)) >= self.task.spec.training.early_stop_patience
         if best == state.global_step:
             self.best = {name: parameter.detach().to("cpu", copy=True) for name, parameter in _trained(model).items()}
         if self.gets_worse:
             self.task.log(f"stopped early at step {state.global_step}: validation was best at step {best}")
             control.should_training_stop, control.should_save, self.stopped = True, False, None
         elif state.global_step < state.max_steps:
-            self._obey(control)
+            self._obey(state, control)
 
-    def _obey(self, control: TrainerControl) -> None:
+    def _obey(self, state: TrainerState, control: TrainerControl) -> None:
         if self.task.stop:
             self.stopped = self.task.stop
-            control.should_training_stop = control.should_save = True
+            control.should_training_stop = True
+            control.should_save = self.stopped != LIMIT and state.global_step > self.saved_step
 
     def on_train_end(self, *_: Any, model: Any, **__: Any) -> None:
         if self.gets_worse:
-            for name, parameter in _trained(model).items():
-                parameter.data.copy_(self.best[name])
+            self.take_best(model)
+
+    def take_best(self, model: Any) -> None:
+        """Put back the weights with which validation was best."""
+        for name, parameter in _trained(model).items():
+            parameter.data.copy_(self.best[name])
 
     # What others see
 
@@ -95,24 +121,44 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.best:
             save_file(self.best, folder / BEST)
         checkpoints.save(self.task, folder, self.plan)
+        self.saved_step = state.global_step
 
     def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **__: Any) -> None:
-        """Every log_steps steps: the means since the last time."""
+        """Every log_steps steps: the means since the last time. The losses are in TensorBoard's files anyway."""
         step, every = state.global_step, self.task.spec.training.log_steps
         if "eval_loss" in logs:
             self.task.metrics(step, val_loss=logs["eval_loss"])
         if "loss" in logs and (step % every == 0 or step in {1, state.max_steps}):
             recent = losses(state)[-every:]
+            a_step = sum(self.seconds) / len(self.seconds)
+            speed = {
+                "tokens_per_second": (logs["num_tokens"] - self.tokens) / sum(self.seconds),
+                "step_seconds": a_step,
+                "eta_seconds": a_step * (state.max_steps - step),
+                **memory(args.device),
+            }
             self.task.metrics(
                 step,
                 loss=sum(recent) / len(recent),
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs["grad_norm"],
-                tokens_per_second=(logs["num_tokens"] - self.tokens) / self.seconds,
-                **gpu_memory(args.device),
+                **speed,
             )
-            self.tokens, self.seconds = logs["num_tokens"], 0.0
+            for name, value in speed.items():
+                self.writer.add_scalar(f"train/{name}", value, step)
+            self.tokens, self.seconds = logs["num_tokens"], []
 
 
 def _trained(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What dropout draws from."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])

@@ -1,5 +1,6 @@
 """Where a student's weights lie: a folder on this machine, a hub repository, or a GGUF file inside an installed package."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -17,31 +19,50 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reflux.artifacts import run_folder
 from reflux.errors import Retriable, Terminal
+from reflux.secret import secret
 from reflux.task import Task
 
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
-def find(model: str, revision: str | None, task: Task) -> Path:
-    """The local folder of a model: config.json, safetensors, tokenizer. Terminal if there is no such model."""
+def find(model: str, revision: str | None, task: Task) -> tuple[Path, str | None]:
+    """The local folder of a model (config.json, safetensors, tokenizer) and, from the hub, its commit.
+
+    Terminal if there is no such model; Retriable while the hub can't be reached.
+    """
     if model.startswith("package:"):
-        return _from_package(model.removeprefix("package:"), task)
+        return _from_package(model.removeprefix("package:"), task), None
     folder = Path(model).expanduser()
     if model.startswith(("/", ".", "~")) or folder.is_dir():
         if not (folder / "config.json").is_file():
             raise Terminal("model_not_found", f"{folder} has no config.json, so it is not a model's folder on this worker.")
         if not any(folder.glob("*.safetensors")):
             raise Terminal("model_not_found", f"{folder} has no *.safetensors file.", "Convert the weights to safetensors first.")
-        return folder
-    return _from_hub(model, revision, task)
+        return folder, None
+    return _pinned(model, revision, task)
 
 
-def _from_hub(model: str, revision: str | None, task: Task) -> Path:
+def _pinned(model: str, revision: str | None, task: Task) -> tuple[Path, str]:
+    """At the commit that the run took first, whatever the hub's main branch has become since then."""
+    record = f"{run_folder(task.run_id)}/pieces/student.json"
+    if task.artifacts.exists(record):
+        commit = task.artifacts.get_json(record)["commit"]
+        return _from_hub(model, commit), commit
+    folder = _from_hub(model, revision)
+    commit = folder.name
+    task.log(f"student {model} at revision {commit}")
+    task.artifacts.create(record, json.dumps({"model": model, "revision": revision, "commit": commit}).encode())
+    return folder, commit
+
+
+def _from_hub(model: str, revision: str | None) -> Path:
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES, token=secret("HF_TOKEN")))
     except GatedRepoError as error:
-        raise Terminal("model_not_found", f"{model} is gated, and this worker's HF_TOKEN does not open it.") from error
+        hint = f"Accept its terms at https://huggingface.co/{model}, and give the GPU worker that account's HF_TOKEN."
+        raise Terminal("model_not_found", f"{model} is gated, and this worker's HF_TOKEN does not open it.", hint) from error
     except RevisionNotFoundError as error:
         raise Terminal("model_not_found", f"{model} has no revision {revision}.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -52,8 +73,8 @@ def _from_hub(model: str, revision: str | None, task: Task) -> Path:
             f"The hub can't be reached from this worker, and its cache does not hold {model}.",
             "Check the worker's network road to the hub, or name a local folder in student.model.",
         ) from error
-    task.log(f"student {model} at revision {folder.name}")
-    return folder
+    except HfHubHTTPError as error:
+        raise Retriable("provider_not_ready", f"The hub answered {error.response.status_code} for {model}.") from error
 
 
 def _from_package(name: str, task: Task) -> Path:

@@ -1,0 +1,26 @@
+"""How much memory there is, and how much a training is going to need: said before it begins."""
+
+import torch
+
+from reflux.memory import Shape, need, what_fits
+from reflux.task import Task
+from services.gpu_trainer.models import Student, memory_there_is
+
+
+def report(task: Task, student: Student) -> None:
+    """Log what is free, and the estimate; a warning that names what to change where it does not fit."""
+    free, total = memory_there_is(student.device)
+    where = torch.cuda.get_device_name() if student.device.type == "cuda" else "this machine"
+    shape = Shape.of(student.model.config.to_dict())
+    if shape is None:
+        task.log(f"{free:.1f} of {total:.1f} GB of {where} are free; what the training needs can't be estimated")
+        return
+    bf16 = student.dtype == torch.bfloat16
+    needed = need(shape, task.spec, bf16=bf16)
+    task.log(
+        f"{free:.1f} of {total:.1f} GB of {where} are free beside the model; the training needs about {needed.total:.1f} GB: "
+        f"weights {needed.weights:.1f}, adapter and optimizer {needed.training:.1f}, activations {needed.activations:.1f}"
+    )
+    # The weights are in memory already.
+    if change := what_fits(shape, task.spec, bf16=bf16, there_gb=free + needed.weights):
+        task.log(f"that may be too much, and is tried: if memory runs out, the batch is halved. {change}", level="warning")
