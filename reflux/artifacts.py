@@ -5,22 +5,31 @@ a reader sees the old object or the new one.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import from_url
+from obstore.store import ObjectStore, from_url
 from pydantic import BaseModel
 
 from reflux.errors import RefluxError, Retriable, Terminal
 from reflux.secret import secret
 
 Row = TypeVar("Row", bound=BaseModel)
+Entry = tuple[str, int | None]  # a path and its size in bytes; a folder's path ends in `/`, and it has no size
 
+LISTED_AHEAD = 8  # folders
 
 # Below the waits of the policy table, so that a worker hears of a dead store within seconds
 RETRIES = {
@@ -57,7 +66,8 @@ class Artifacts:
         return True
 
     def get(self, path: str) -> bytes:
-        return bytes(self._call(obstore.get, path).bytes())
+        data: bytes = self._call(lambda store: bytes(obstore.get(store, path).bytes()))
+        return data
 
     def exists(self, path: str) -> bool:
         try:
@@ -75,6 +85,20 @@ class Artifacts:
         folder = prefix.rstrip("/") + "/" if prefix else None
         found = self._call(lambda store: [(e["path"], e["size"]) for batch in obstore.list(store, folder) for e in batch])
         return dict(sorted(found))
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Path and size in bytes of all that is below the folder `prefix`, in path order, whatever order the store lists in.
+
+        Folder by folder, some of them ahead: memory holds the folders on the way to one path, never all paths. On a disk a
+        link to a folder around it is left out, and a name that is not UTF-8 is listed, but can't be read.
+        """
+        url = urlsplit(self.url)
+        listing = partial(self._call, partial(_on_disk, Path(unquote(url.path))) if url.scheme == "file" else _on_store)
+        pool = ThreadPoolExecutor(LISTED_AHEAD, thread_name_prefix="list")
+        try:
+            yield from _walk(pool, listing, listing(prefix.rstrip("/") + "/" if prefix else ""))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def delete(self, path: str) -> None:
         """Delete what is at `path`; no error if there is nothing."""
@@ -122,8 +146,7 @@ class Artifacts:
             target = folder / path.removeprefix(prefix.rstrip("/") + "/")
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
-                for part in self._call(obstore.get, path).stream():
-                    out.write(part)
+                self._call(_write_to, path, out)
         return folder
 
     def copy(self, source: str, target: str) -> None:
@@ -140,6 +163,48 @@ class Artifacts:
             raise
         except Exception as error:
             raise translated(error, self.url) from error
+
+
+def _write_to(store: ObjectStore, path: str, out: BinaryIO) -> None:
+    out.writelines(obstore.get(store, path).stream())
+
+
+def _walk(pool: ThreadPoolExecutor, listing: Callable[[str], list[Entry]], entries: list[Entry]) -> Iterator[tuple[str, int]]:
+    folders = (path for path, size in entries if size is None)
+    ahead: deque[Future[list[Entry]]] = deque(pool.submit(listing, path) for path in islice(folders, LISTED_AHEAD))
+    for path, size in entries:
+        if size is not None:
+            yield path, size
+            continue
+        inside = ahead.popleft().result()
+        ahead.extend(pool.submit(listing, path) for path in islice(folders, 1))
+        yield from _walk(pool, listing, inside)
+
+
+def _on_store(store: ObjectStore, folder: str) -> list[Entry]:
+    found = obstore.list_with_delimiter(store, folder or None)
+    return sorted(
+        [*((e["path"], e["size"]) for e in found["objects"]), *((f"{path}/", None) for path in found["common_prefixes"])]
+    )
+
+
+def _on_disk(root: Path, _: ObjectStore, folder: str) -> list[Entry]:
+    entries: list[Entry] = []
+    if not (root / folder).is_dir():
+        return entries
+    with os.scandir(root / folder) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):  # gone since
+                if entry.is_file():
+                    entries.append((folder + entry.name, entry.stat().st_size))
+                elif entry.is_dir() and not (entry.is_symlink() and _goes_round(root, Path(entry.path))):
+                    entries.append((f"{folder}{entry.name}/", None))
+    return sorted(entries)
+
+
+def _goes_round(root: Path, link: Path) -> bool:
+    target = link.resolve()
+    return any(parent.resolve() == target for parent in link.parents if parent.is_relative_to(root))
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -189,6 +254,16 @@ def attempt_folder(run_id: str, key: str, attempt: int) -> str:
 def pieces_folder(run_id: str, key: str) -> str:
     """Finished pieces of a command (chunks, checkpoints), shared by its attempts."""
     return f"runs/{run_id}/pieces/{key}"
+
+
+def asked_path(answer_path: str) -> str:
+    """How often the teacher was asked for an answer that is not there yet."""
+    return answer_path.removesuffix(".json") + ".asked"
+
+
+def shared_answer_path(fingerprint: str) -> str:
+    """One bought answer that any run may use."""
+    return f"teacher-answers/{fingerprint[:2]}/{fingerprint}.json"
 
 
 def teacher_answer_path(run_id: str, purpose: str, prompt_id: str, ask: int) -> str:

@@ -8,14 +8,14 @@ with Client(url, key) as reflux:
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
-from reflux.views import EventList, EventView, Problem, RunList, RunView, WorkerView
+from reflux.views import Decision, DryRun, EventList, EventView, Problem, ReviewView, RunList, RunView, WorkerView
 
 View = TypeVar("View", bound=BaseModel)
 
@@ -48,6 +48,10 @@ class Client:
         key = idempotency_key or secrets.token_hex(16)
         return self._call(RunView, "POST", "/v1/runs", json=spec, headers={"Idempotency-Key": key})
 
+    def dry_run(self, spec: dict[str, Any]) -> DryRun:
+        """Check a spec and estimate its run; nothing is created."""
+        return self._call(DryRun, "POST", "/v1/runs", json=spec, params={"dry_run": True})
+
     def run(self, run_id: str) -> RunView:
         return self._call(RunView, "GET", f"/v1/runs/{run_id}")
 
@@ -62,6 +66,15 @@ class Client:
 
     def resume(self, run_id: str) -> RunView:
         return self._call(RunView, "POST", f"/v1/runs/{run_id}/resume")
+
+    def reviews(self, run_id: str) -> list[ReviewView]:
+        """Corrections that wait for a person's decision."""
+        return TypeAdapter(list[ReviewView]).validate_python(self._request("GET", f"/v1/runs/{run_id}/reviews").json())
+
+    def decide(self, run_id: str, key: str, decisions: Sequence[Decision], others: str | None = None) -> RunView:
+        """Answer a review; `others`, "approve" or "refuse", decides on what `decisions` do not name."""
+        body = {"decisions": [decision.model_dump() for decision in decisions], "others": others}
+        return self._call(RunView, "POST", f"/v1/runs/{run_id}/reviews/{key}", json=body)
 
     def events(self, run_id: str, after: int = 0, limit: int = 100) -> EventList:
         return self._call(EventList, "GET", f"/v1/runs/{run_id}/events", params={"after": after, "limit": limit})

@@ -71,13 +71,14 @@ class Prepare(Order):
 
 
 class Teach(Order):
-    """Let the teacher answer the practice prompts [start, stop)."""
+    """Let the teacher answer the practice prompts [start, stop), for `budget_usd` at most."""
 
     kind: Literal["teach"] = "teach"
     shard: int
     start: int
     stop: int
     prompts_path: str
+    budget_usd: float | None = None
 
     @property
     def key(self) -> str:
@@ -137,7 +138,10 @@ class Score(Order):
 
 
 class Correct(Order):
-    """Let the teacher correct poor answers: the worst `limit` of the verdicts named, shard i of n, or (ask 2) those refused."""
+    """Let the teacher correct poor answers: the worst `limit` of the verdicts named, shard i of n, or (ask 2) those refused.
+
+    No call is begun that could take the cost of this command over `budget_usd`.
+    """
 
     kind: Literal["correct"] = "correct"
     shard: int
@@ -147,6 +151,7 @@ class Correct(Order):
     answers_paths: tuple[str, ...] = ()
     verdicts_paths: tuple[str, ...] = ()
     refused_path: str | None = None
+    budget_usd: float | None = None
 
     @property
     def key(self) -> str:
@@ -164,6 +169,19 @@ class Judge(Order):
     @property
     def key(self) -> str:
         return f"judge-{self.epoch:03d}-{self.shard:04d}-{self.ask}"
+
+
+class Review(Order):
+    """Approve, edit or refuse the admitted corrections. Carried out by a person, through the API; no worker hears of it."""
+
+    kind: Literal["review"] = "review"
+    shard: int
+    ask: int
+    corrections_path: str
+
+    @property
+    def key(self) -> str:
+        return f"review-{self.epoch:03d}-{self.shard:04d}-{self.ask}"
 
 
 class Compare(Order):
@@ -229,6 +247,7 @@ Command = Annotated[
     | Score
     | Correct
     | Judge
+    | Review
     | Compare
     | ExportModel
     | Deliver
@@ -259,7 +278,7 @@ def whereabouts(key: str) -> tuple[Stage, int | None]:
             return Stage.TRAINING, 1
         case ["generate" | "score", epoch, "base" | "best", *_]:
             return Stage.EVALUATING, int(epoch)
-        case ["generate" | "score" | "correct" | "judge", epoch, _, *_]:
+        case ["generate" | "score" | "correct" | "judge" | "review", epoch, _, *_]:
             return Stage.REFINING, int(epoch)
         case ["compare"]:
             return Stage.EVALUATING, None

@@ -67,7 +67,7 @@ class MachineProvisioned(Answering):
 
 
 class DatasetPrepared(Answering):
-    """`skipped` counts source files that were left out, by reason."""
+    """`skipped` counts source files that were left out, by reason. `practice_characters`: of all practice prompts together."""
 
     type: Literal["dataset_prepared"] = "dataset_prepared"
     train_path: str
@@ -79,14 +79,18 @@ class DatasetPrepared(Answering):
     practice: int
     dev: int
     test: int
+    practice_characters: int = 0
     skipped: dict[str, int] = Field(default_factory=dict)
 
 
 class PromptsTaught(Answering):
+    """`unasked` were left, as the command's budget was used up."""
+
     type: Literal["prompts_taught"] = "prompts_taught"
     path: str
     answered: int
     failed: int
+    unasked: int = 0
     usage: Usage = Usage()
 
 
@@ -139,6 +143,7 @@ class CorrectionsWritten(Answering):
     path: str
     requested: int
     answered: int
+    unasked: int = 0
     usage: Usage = Usage()
 
 
@@ -149,6 +154,16 @@ class CorrectionsJudged(Answering):
     path: str
     admitted: int
     refused: int
+
+
+class CorrectionsReviewed(Answering):
+    """A person has decided. `path` holds the corrections, each marked admitted or refused."""
+
+    type: Literal["corrections_reviewed"] = "corrections_reviewed"
+    path: str
+    admitted: int
+    refused: int
+    by: str = ""
 
 
 class ModelsCompared(Answering):
@@ -206,6 +221,7 @@ Event = Annotated[
     | ChunkScored
     | CorrectionsWritten
     | CorrectionsJudged
+    | CorrectionsReviewed
     | ModelsCompared
     | ModelExported
     | ResultsDelivered
@@ -228,6 +244,7 @@ ANSWERS: dict[str, type[Answering]] = {
     "score": ChunkScored,
     "correct": CorrectionsWritten,
     "judge": CorrectionsJudged,
+    "review": CorrectionsReviewed,
     "compare": ModelsCompared,
     "export_model": ModelExported,
     "deliver": ResultsDelivered,

@@ -4,12 +4,12 @@
                                                               │
          ┌────────────────────────────────────────────────────┘
          ▼
-      training ◄──────────────────────────────────────────────┐
-         │ AdapterTrained                                     │ not good enough yet:
-         ▼                                                    │ corrections flow back
-      refining:  generate ─► score ─► correct ─► judge ───────┤
-                                                              │ converged, or max epochs
-         ┌────────────────────────────────────────────────────┘
+      training ◄───────────────────────────────────────────────────┐
+         │ AdapterTrained                                          │ not good enough yet:
+         ▼                                                         │ corrections flow back
+      refining:  generate ─► score ─► correct ─► judge ─► (review)─┤
+                                                                   │ converged, or max epochs
+         ┌─────────────────────────────────────────────────────────┘
          ▼
       evaluating ─► exporting ─► cleaning_up ─► succeeded · failed · aborted
 
@@ -25,6 +25,7 @@ from reflux.commands import (
     whereabouts,
 )
 from reflux.errors import failure
+from reflux.estimate import estimate
 from reflux.events import (
     ANSWERS,
     AbortRequested,
@@ -36,6 +37,7 @@ from reflux.events import (
     CleanedUp,
     CleanupOverdue,
     CorrectionsJudged,
+    CorrectionsReviewed,
     CorrectionsWritten,
     DatasetPrepared,
     Event,
@@ -143,7 +145,8 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
         case Stage.PROVISIONING, MachineProvisioned(resource_id=resource_id):
             return steps.prepare(run.but(resource_ids=(*run.resource_ids, resource_id)))
         case Stage.PREPARING, DatasetPrepared():
-            return steps.teach(run.but(dataset=event))
+            expected = estimate(run.spec, event.practice, event.practice_characters)
+            return steps.teach(run.but(dataset=event, estimate=expected))
         case Stage.TEACHING, PromptsTaught():
             return steps.taught(run, event)
         case Stage.TEACHING, TaskFailed(failure=why):
@@ -164,6 +167,8 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
             return steps.or_onward(*steps.judge(run, before, event))
         case Stage.REFINING, CorrectionsJudged():
             return steps.or_onward(*steps.admit(run, before, event))
+        case Stage.REFINING, CorrectionsReviewed():
+            return steps.or_onward(*steps.reviewed(run, event))
         case Stage.REFINING, TaskFailed(key=key, failure=why) if kind_of(key) != "generate":
             return steps.or_onward(*steps.without(run, before, key, why))
 

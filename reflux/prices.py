@@ -1,10 +1,8 @@
-"""What teachers cost: US dollars for a million tokens, in and out. A spec, or the deployment's own table, goes before this one."""
+"""What teachers cost: US dollars for a million tokens, in and out. A spec, or a deployment's own table, goes before this one."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.spec import Teacher
 
@@ -32,12 +30,6 @@ PRICES: Table = {
     "amazon.nova-lite": Price(input=0.06, output=0.24),
     "amazon.nova-micro": Price(input=0.035, output=0.14),
 }
-
-
-def read(path: Path) -> Table:
-    """A table as YAML: `model: {input: 3, output: 15}`, before those of PRICES. ValueError, OSError if it can't be used."""
-    own = TypeAdapter(dict[str, Price]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    return {**PRICES, **own}
 
 
 def find(model: str, table: Table = PRICES) -> Price | None:

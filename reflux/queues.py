@@ -1,4 +1,4 @@
-"""The only map from a command to its Celery task name and its queue.
+"""The only map from a command to its Celery task name and its queue. A review is a person's, and has neither.
 
 A message is a doorbell: {task_id, run_id, kind}. What is to be done stands in Postgres.
 """

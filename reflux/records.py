@@ -27,6 +27,8 @@ class Lineage(Record):
     sha256: str | None = None
     prompt_id: str | None = None
     teacher: str | None = None
+    provider: str | None = None
+    answered_at: str | None = None
     attempt: int | None = None
     score_before: float | None = None
     score_after: float | None = None
@@ -96,13 +98,21 @@ class Verdict(Record):
 
 
 class TeacherAnswer(Record):
-    """What the teacher wrote to a prompt, or why it did not. `cost_usd` by the prices of the spec."""
+    """What the teacher wrote to a prompt, or why it did not.
+
+    `cost_usd` by the prices of the spec; nothing if `reused`: another run bought it. `answered_at` is UTC, ISO 8601.
+    `in_vain` calls went before whose answers never came: the provider may have charged for them.
+    """
 
     prompt_id: str
     prompt: str
     domain: str = "generic"
     text: str = ""
     model: str
+    provider: str = ""
+    answered_at: str = ""
+    reused: bool = False
+    in_vain: int = 0
     tries: int = 1
     input_tokens: int = 0
     output_tokens: int = 0

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal, Self
 
-from reflux.commands import Chunk, Command
+from reflux.commands import Chunk, Command, Review
 from reflux.errors import Failure
 from reflux.events import AdapterTrained, ChunkScored, DatasetPrepared
 from reflux.spec import RunSpec
 from reflux.stages import Stage
-from reflux.summary import Comparison, EpochMetrics, Frozen, Scores, Summary, Usage
+from reflux.summary import Comparison, EpochMetrics, Estimate, Frozen, Scores, Summary, Usage
 
 Outcome = Literal["succeeded", "failed", "aborted"]
 Stopping = Literal["pause", "abort", "limit", "failure"]
@@ -55,6 +55,7 @@ class Run(Frozen):
     epochs: tuple[EpochMetrics, ...] = ()
     comparison: Comparison | None = None
     model_path: str | None = None
+    estimate: Estimate | None = None
     usage: Usage = Usage()
     warnings: tuple[str, ...] = ()
 
@@ -72,6 +73,11 @@ class Run(Frozen):
         if self.stopping == "abort":
             return "aborting"
         return self.stage.value
+
+    @property
+    def waits_for_review(self) -> bool:
+        """Whether a person's decision is all that the run waits for."""
+        return bool(self.open) and all(isinstance(command, Review) for command in self.open.values())
 
     @property
     def ending(self) -> bool:
@@ -169,6 +175,7 @@ def summary(run: Run) -> Summary:
         best_epoch=run.best.epoch if run.best else None,
         comparison=run.comparison,
         usage=run.usage,
+        estimate=run.estimate,
         warnings=run.warnings,
         error=str(run.error) if run.error else None,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reflux import convergence
+from reflux import budget, convergence
 from reflux.commands import (
     Chunk,
     CleanUp,
@@ -14,6 +14,7 @@ from reflux.commands import (
     Generate,
     Judge,
     Prepare,
+    Review,
     RunJob,
     Score,
     Teach,
@@ -23,6 +24,7 @@ from reflux.errors import Failure, failure
 from reflux.events import (
     ChunkScored,
     CorrectionsJudged,
+    CorrectionsReviewed,
     CorrectionsWritten,
     PromptsTaught,
 )
@@ -54,8 +56,9 @@ def teach(run: Run) -> Step:
             stage=Stage.TEACHING,
             shard=shard,
             start=start,
-            stop=min(start + spec.shard_size, wanted),
+            stop=(stop := min(start + spec.shard_size, wanted)),
             prompts_path=run.dataset.prompts_path,
+            budget_usd=budget.share(run, stop - start, wanted),
         )
         for shard, start in enumerate(starts)
     ]
@@ -69,7 +72,7 @@ def taught(run: Run, event: PromptsTaught) -> Step:
     )
     if event.failed:
         run = run.warned(f"The teacher did not answer {event.failed} of the prompts of {event.key}")
-    return within_budget(run) or after_teaching(run)
+    return within_budget(run, event.unasked) or after_teaching(run)
 
 
 def after_teaching(run: Run) -> Step:
@@ -154,8 +157,15 @@ def correct(run: Run, before: Run, event: ChunkScored) -> Step:
             shard=chunk.index,
             answers_paths=(chunk.path,),
             verdicts_paths=(event.path,),
+            budget_usd=budget.share(run, chunk.count, chunk.count + unscored(run)),
         )
     ]
+
+
+def unscored(run: Run) -> int:
+    """How many answers to practice prompts are still to be scored in this epoch."""
+    assert run.dataset is not None
+    return run.dataset.practice - sum(c.chunk.count for c in run.chunks.values() if c.scored and c.chunk.set == "practice")
 
 
 def judge(run: Run, before: Run, event: CorrectionsWritten) -> Step:
@@ -171,22 +181,37 @@ def judge(run: Run, before: Run, event: CorrectionsWritten) -> Step:
             f"Epoch {run.epoch}: the teacher left {event.requested - event.answered} corrections of {event.key} open"
         )
     judge = Judge(stage=Stage.REFINING, epoch=run.epoch, shard=asked.shard, ask=asked.ask, corrections_path=event.path)
-    return within_budget(run) or (run, [judge] if event.answered else [])
+    return within_budget(run, event.unasked) or (run, [judge] if event.answered else [])
 
 
 def admit(run: Run, before: Run, event: CorrectionsJudged) -> Step:
     """Keep what beats the student's answer for the next epoch; what does not is asked for once more."""
     judged = before.open[event.key]
     assert isinstance(judged, Judge)
-    last_ask = judged.ask == 2
+    epoch, shard, ask = judged.epoch, judged.shard, judged.ask
     run = run.but(
         admitted=run.admitted + event.admitted,
-        refused=run.refused - event.admitted if last_ask else run.refused + event.refused,
-        corrections_paths=tuple(sorted((*run.corrections_paths, event.path))) if event.admitted else run.corrections_paths,
+        refused=run.refused - event.admitted if ask == 2 else run.refused + event.refused,
     )
-    if last_ask or not event.refused:
-        return run, ()
-    return run, [Correct(stage=Stage.REFINING, epoch=run.epoch, shard=judged.shard, ask=2, refused_path=event.path)]
+    commands = list[Command]()
+    if event.admitted and run.spec.refining.review:
+        commands.append(Review(stage=Stage.REFINING, epoch=epoch, shard=shard, ask=ask, corrections_path=event.path))
+    elif event.admitted:
+        run = run.but(corrections_paths=tuple(sorted((*run.corrections_paths, event.path))))
+    if event.refused and ask == 1:
+        share = budget.share(run, event.refused, event.refused + unscored(run))
+        commands.append(Correct(stage=Stage.REFINING, epoch=epoch, shard=shard, ask=2, refused_path=event.path, budget_usd=share))
+    return run, commands
+
+
+def reviewed(run: Run, event: CorrectionsReviewed) -> Step:
+    """Train on what a person has let pass."""
+    paths = (*run.corrections_paths, event.path) if event.admitted else run.corrections_paths
+    return run.but(
+        admitted=run.admitted - event.refused,
+        refused=run.refused + event.refused,
+        corrections_paths=tuple(sorted(paths)),
+    ), ()
 
 
 def without(run: Run, before: Run, key: str, why: Failure) -> Step:
@@ -229,6 +254,7 @@ def correct_the_worst(run: Run) -> Step:
             limit=run.spec.refining.max_corrections,
             answers_paths=tuple(c.chunk.path for c in chunks),
             verdicts_paths=tuple(c.scored.path for c in chunks if c.scored),
+            budget_usd=budget.share(run, 1, shards),
         )
         for shard in range(shards)
     ]
@@ -317,11 +343,13 @@ def fail(run: Run, why: Failure) -> Step:
     return run.but(stopping="failure", error=why, reason=why.message, parked=()), ()
 
 
-def within_budget(run: Run) -> Step | None:
+def within_budget(run: Run, unasked: int) -> Step | None:
+    """None while there is money left; `unasked` prompts show that there is not enough."""
     limit = run.spec.limits.max_teacher_cost_usd
-    if limit is None or run.usage.cost_usd < limit or run.ending:
+    if limit is None or not (unasked or run.usage.cost_usd >= limit) or run.ending:
         return None
-    error = failure("budget_exhausted", f"The teacher has cost ${run.usage.cost_usd:.2f}, the limit is ${limit:.2f}")
+    cost = f"The teacher has cost ${run.usage.cost_usd:.4f}, and a further call could pass the limit of ${limit:.2f}"
+    error = failure("budget_exhausted", cost)
     return run.but(stopping="limit", error=error, reason="cost limit", parked=()), ()
 
 

@@ -10,20 +10,35 @@ class Frozen(BaseModel):
 
 
 class Usage(Frozen):
-    """What the teacher was asked, and what it cost. `calls` counts answers bought, not tries."""
+    """What the teacher was asked, and what it cost.
+
+    `calls` counts answers bought, not tries; `reused` those that another run had bought. `at_risk` are calls whose answer
+    never came, as a worker died or the road broke: the provider may have charged for them.
+    """
 
     calls: int = 0
+    reused: int = 0
+    at_risk: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(
-            calls=self.calls + other.calls,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
-        )
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+    def __sub__(self, other: Self) -> Self:
+        return type(self)(**{name: getattr(self, name) - getattr(other, name) for name in type(self).model_fields})
+
+
+class Estimate(Frozen):
+    """What a run will ask its teacher for: what is likely, and the most that its spec allows."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    most_calls: int
+    most_cost_usd: float
 
 
 class Scores(Frozen):
@@ -94,5 +109,11 @@ class Summary(Frozen):
     best_epoch: int | None = None
     comparison: Comparison | None = None
     usage: Usage = Usage()
+    estimate: Estimate | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+
+    @property
+    def teaching_usage(self) -> Usage:
+        """What was bought before the first epoch."""
+        return self.usage - sum((epoch.usage for epoch in self.epochs), Usage())

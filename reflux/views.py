@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Failure
+from reflux.records import Correction
 from reflux.spec import FieldProblem
-from reflux.summary import Comparison, EpochMetrics, Usage
+from reflux.summary import Comparison, EpochMetrics, Estimate, Usage
 
 Health = Literal["ok", "recovering", "orphaned"]
 
@@ -52,6 +53,8 @@ class RunView(BaseModel):
     best_epoch: int | None = None
     comparison: Comparison | None = None
     usage: Usage = Usage()
+    estimate: Estimate | None = None
+    waits_for_review: bool = False
     reason: str = ""
     partial: bool = False
     error: Failure | None = None
@@ -89,6 +92,32 @@ class EventView(BaseModel):
 class EventList(BaseModel):
     data: list[EventView]
     has_more: bool
+
+
+class ReviewView(BaseModel):
+    """Corrections that wait for a person: each beats the student's answer, by the evaluator's verdict."""
+
+    key: str
+    epoch: int
+    corrections: list[Correction]
+
+
+class Decision(BaseModel):
+    """On one correction. `text` is the whole answer as it should be trained on, with its code block; only for `edit`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt_id: str
+    decision: Literal["approve", "edit", "refuse"]
+    text: str = Field("", max_length=200_000)
+    why: str = Field("", max_length=2000)
+
+
+class DryRun(BaseModel):
+    """A spec that is valid, with every default resolved, and what the run would ask its teacher for."""
+
+    spec: dict[str, Any]
+    estimate: Estimate | None = None
 
 
 class WorkerView(BaseModel):

@@ -9,10 +9,12 @@ import yaml
 
 from reflux.cli import output
 from reflux.cli.connection import connect
+from reflux.cli.review import review
 from reflux.cli.watch import watch as watch_run
 from reflux.views import RunView
 
 app = typer.Typer(help="Start, watch and steer runs.", no_args_is_help=True)
+app.command()(review)
 
 RunId = Annotated[str, typer.Argument(help="The run's id, as `reflux run list` shows it.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

@@ -23,7 +23,7 @@ from reflux import logs
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
-from reflux.queues import make_app, ring
+from reflux.queues import ROUTES, make_app, ring
 from reflux.run import Run
 from services.api import projection
 from services.api.advance import CHANNEL, advance, lock
@@ -116,7 +116,7 @@ def due(session: Session) -> list[TaskRow]:
     """Ready tasks that were never rung, or not heard for too long."""
     query = (
         select(TaskRow)
-        .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), TaskRow.ring_at <= func.now())
+        .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), TaskRow.ring_at <= func.now(), TaskRow.kind.in_(ROUTES))
         .order_by(TaskRow.id)
         .limit(200)
         .with_for_update(skip_locked=True)

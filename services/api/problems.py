@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from reflux.errors import RefluxError
 from reflux.spec import FieldProblem
 from reflux.views import Problem
 
@@ -61,6 +62,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
         return answer(ProblemError(error.status_code, "http_error", str(error.detail), "GET /docs lists the calls."))
+
+    @app.exception_handler(RefluxError)
+    def _store(request: Request, error: RefluxError) -> JSONResponse:
+        log.warning("artifacts_away", path=request.url.path, error=str(error)[:200])
+        return answer(ProblemError(503, error.code, "The artifact store did not answer as it should.", error.hint))
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeout)

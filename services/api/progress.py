@@ -20,9 +20,10 @@ def estimate(run: Run, tasks: list[TaskRow], *, started_at: datetime | None, now
     done, total = _work(run, tasks)
     share = done / total
     eta = None
-    if started_at is not None and share > 0.03 and not run.paused:
+    if started_at is not None and share > 0.03 and not run.paused and not run.waits_for_review:
         eta = (now - started_at).total_seconds() * (1 - share) / share
-    return ProgressView(percent=round(100 * share, 1), eta_seconds=eta, doing=_doing(tasks), updated_at=now)
+    doing = "waiting for your review of corrections" if run.waits_for_review else _doing(tasks)
+    return ProgressView(percent=round(100 * share, 1), eta_seconds=eta, doing=doing, updated_at=now)
 
 
 def _work(run: Run, tasks: list[TaskRow]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from reflux import prices
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
 from reflux.run import Run
@@ -21,8 +22,13 @@ from services.api.problems import ProblemError
 from services.api.tables import EventRow, RunRow, TaskRow
 
 
-def create(session: Session, spec: RunSpec, by: str, idempotency_key: str | None = None) -> tuple[RunRow, bool]:
-    """The run, and whether it is new. The same key with the same body gives the same run; with another body, 409."""
+def create(
+    session: Session, spec: RunSpec, by: str, idempotency_key: str | None = None, table: prices.Table = prices.PRICES
+) -> tuple[RunRow, bool]:
+    """The run, and whether it is new. The same key with the same body gives the same run; with another body, 409.
+
+    What the teacher costs is fixed here, by the price table.
+    """
     body_hash = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     if idempotency_key:
         known = session.scalar(select(RunRow).where(RunRow.idempotency_key == idempotency_key))
@@ -36,6 +42,7 @@ def create(session: Session, spec: RunSpec, by: str, idempotency_key: str | None
                 )
             return known, False
     now: datetime = session.execute(select(func.now())).scalar_one()
+    spec = spec.model_copy(update={"teacher": prices.priced(spec.teacher, table)})
     run = Run(id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", spec=spec)
     row = RunRow(
         id=run.id,
@@ -116,6 +123,8 @@ def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = Fals
         best_epoch=run.best.epoch if run.best else None,
         comparison=run.comparison,
         usage=run.usage,
+        estimate=run.estimate,
+        waits_for_review=run.waits_for_review,
         reason=run.reason,
         partial=run.partial,
         error=run.error,

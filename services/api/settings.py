@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     api_url: str = Field("http://127.0.0.1:8400", description="Where control asks whether workers can be heard")
     operator_key: SecretStr | None = Field(None, description="Made valid at start, if there is no such key yet")
     worker_key: SecretStr | None = None
+    prices: Path | None = Field(None, description="A price table of your own, as YAML; see reflux/prices.py")
     max_active_runs: int = 4
     lease: timedelta = timedelta(seconds=45)
     beat: timedelta = timedelta(seconds=5)

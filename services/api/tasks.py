@@ -11,8 +11,8 @@ from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
 from reflux.events import ANSWERS, ChunkGenerated, Event, TaskFailed, TaskStopped
-from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration
-from reflux.queues import service
+from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration, Share
+from reflux.queues import ROUTES, service
 from reflux.run import Run
 from services.api.advance import advance, append, lock
 from services.api.settings import Settings
@@ -21,6 +21,7 @@ from services.api.tables import LogRow, MetricRow, RunRow, TaskRow, WorkerRow
 log = structlog.get_logger()
 
 BARREN_ATTEMPTS = 3
+ASKING = ("teach", "correct")  # the kinds of task that ask the teacher
 
 
 def register(session: Session, body: Registration) -> None:
@@ -49,7 +50,7 @@ def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> As
     now = session.execute(select(func.now())).scalar_one()
     if task.status == "claimed" and (task.worker, task.claim_token) == (body.worker, body.token):
         return _assignment(session, row, task, settings)
-    if task.status != "ready" or task.due_at > now:
+    if task.status != "ready" or task.due_at > now or task.kind not in ROUTES:
         return None
     task.status = "claimed"
     task.attempt += 1
@@ -81,7 +82,7 @@ def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> Beat
         select(RunRow.stopping, RunRow.stopping_since, func.now()).where(RunRow.id == task.run_id)
     ).one()
     if stopping is None:
-        return BeatAnswer(answer="go_on")
+        return BeatAnswer(answer="go_on", share=_share(session, task))
     return BeatAnswer(answer="stop", why=stopping, kill=_is_over(since, now, settings))
 
 
@@ -166,7 +167,17 @@ def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings
         spec=Run.model_validate(row.state).spec,
         lease_seconds=settings.lease.total_seconds(),
         beat_seconds=settings.beat.total_seconds(),
+        share=_share(session, task),
     )
+
+
+def _share(session: Session, task: TaskRow) -> Share:
+    """The task's place among those of its run that ask the teacher now."""
+    if task.kind not in ASKING:
+        return Share()
+    asking = select(TaskRow.id).where(TaskRow.run_id == task.run_id, TaskRow.kind.in_(ASKING), TaskRow.status == "claimed")
+    ids = session.scalars(asking).all()
+    return Share(place=sum(other < task.id for other in ids), of=max(1, len(ids)))
 
 
 def _lock(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from reflux.artifacts import Artifacts, run_folder
@@ -86,10 +87,7 @@ def model_card(spec: RunSpec, summary: Summary, sources: Counter[str]) -> str:
         _lineage(sources),
     ]
     if summary.teacher:
-        parts.append(
-            f"Answers and corrections were written by the teacher `{summary.teacher}` ({spec.teacher.provider}, "
-            f"{summary.usage.calls} answers). Whether its terms allow this use is for you to check."
-        )
+        parts.append(_teacher(spec, summary))
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,6 +116,20 @@ def _lineage(sources: Counter[str]) -> str:
         return "Nothing is known about the training rows."
     lines = ["| licence stated in the source | training rows |", "|---|---|"]
     return "\n".join(lines + [f"| {licence} | {count} |" for licence, count in sources.most_common()])
+
+
+def _teacher(spec: RunSpec, summary: Summary) -> str:
+    answers = summary.usage.calls + summary.usage.reused
+    terms = (
+        "Whoever started the run has stated that its terms allow training on its answers."
+        if spec.teacher.terms_acknowledged
+        else "Whether the terms of whoever wrote them allow this use is for you to check."
+    )
+    when = datetime.now(UTC).date().isoformat()
+    return (
+        f"Answers and corrections were written by the teacher `{summary.teacher}` ({spec.teacher.provider}, {answers} answers, "
+        f"up to {when}); each training row's lineage names its teacher and date. {terms}"
+    )
 
 
 @contextmanager

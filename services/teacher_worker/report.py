@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reflux.artifacts import Artifacts, run_folder
 from reflux.records import Prompt, Verdict
-from reflux.summary import Comparison, EpochMetrics, Scores, Summary
+from reflux.summary import Comparison, EpochMetrics, Scores, Summary, Usage
 
 PARTS = ("overall", "syntax", "protocol", "safety", "style")
 COLOURS = ("#1b1b1b", "#3366cc", "#2a9d5c", "#c7562c", "#8a5cb8")
@@ -95,6 +95,9 @@ def _sections(summary: Summary, plots: tuple[str, ...], shown: list[Shown]) -> I
     if summary.epochs:
         yield "## Epochs"
         yield _epoch_table(summary.epochs, summary.best_epoch)
+    if summary.recipe == "distill":
+        yield "## The teacher's cost"
+        yield _cost_table(summary)
     for name in plots:
         yield f"![{name.replace('_', ' ')}](report/{name}.png)"
     if shown:
@@ -114,10 +117,32 @@ def _facts(summary: Summary) -> str:
         "Teacher": f"`{summary.teacher}`" if summary.teacher else "none",
         "Data": ", ".join(f"{count} {name}" for name, count in summary.counts.items()) or "none",
         "Best epoch": summary.best_epoch,
-        "Teacher's cost": f"${usage.cost_usd:.4f} for {usage.calls} answers, "
-        f"{usage.input_tokens} tokens in, {usage.output_tokens} out",
+        "Teacher's cost": f"${usage.cost_usd:.4f} for {usage.calls} answers{_besides(usage)}",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items() if value is not None)])
+
+
+def _besides(usage: Usage) -> str:
+    parts = [f"; {usage.reused} more were bought by other runs"] if usage.reused else []
+    if usage.at_risk:
+        parts.append(f"; {usage.at_risk} calls were never answered, and the provider may have charged for them")
+    return "".join(parts)
+
+
+def _cost_table(summary: Summary) -> str:
+    """What was bought when, and what had been expected."""
+    lines = ["| | answers | tokens in | tokens out | cost |", "|---|---|---|---|---|"]
+
+    def row(name: str, calls: int, tokens_in: int, tokens_out: int, cost: float) -> None:
+        lines.append(f"| {name} | {calls} | {tokens_in} | {tokens_out} | ${cost:.4f} |")
+
+    stages = {"teaching": summary.teaching_usage} | {f"epoch {e.epoch}, corrections": e.usage for e in summary.epochs}
+    for name, usage in (*stages.items(), ("**in all**", summary.usage)):
+        row(name, usage.calls, usage.input_tokens, usage.output_tokens, usage.cost_usd)
+    if expected := summary.estimate:
+        row("estimated before", expected.calls, expected.input_tokens, expected.output_tokens, expected.cost_usd)
+        lines.append(f"| the most it could be | {expected.most_calls} | | | ${expected.most_cost_usd:.4f} |")
+    return "\n".join(lines)
 
 
 def _comparison_table(comparison: Comparison) -> str:

@@ -7,20 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from reflux import prices
-from reflux.artifacts import Artifacts, teacher_answer_path
 from reflux.errors import RefluxError, Retriable, Terminal
 from reflux.records import TeacherAnswer
 from reflux.spec import Teacher
 from reflux.summary import Usage
 from reflux.task import Task
-from services.teacher_worker import redaction
-from services.teacher_worker.bedrock import Bedrock, CallFailed, teacher_for
+from services.teacher_worker import purse, redaction
+from services.teacher_worker.bought import Bought
+from services.teacher_worker.teachers import CallFailed, Client, teacher_for
 
-READERS = 32  # stored answers read at once
 LAST_SECONDS = 10.0  # when asked to stop: so long for the answers that are under way, as they are paid for
-PROGRESS_EVERY = 10
+CHECKPOINT_EVERY = 10
+FREE = ("teacher_throttled", "teacher_unreachable", "refused")  # no provider charges for these
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ class Question:
 
 @dataclass
 class Answers:
-    """`usage` is that of the answers in hand, whichever attempt bought them; `bought` counts those of this one."""
+    """`usage` is that of the answers in hand, whichever attempt bought them; `bought` counts those of this one.
+
+    `unasked` prompts have no row: the money was not there.
+    """
 
     rows: list[TeacherAnswer] = field(default_factory=list)
     bought: int = 0
+    unasked: int = 0
     redacted: int = 0
     troubles: Counter[str] = field(default_factory=Counter)
 
@@ -52,14 +57,7 @@ class Answers:
 
     @property
     def usage(self) -> Usage:
-        return sum(
-            (
-                Usage(calls=1, input_tokens=row.input_tokens, output_tokens=row.output_tokens, cost_usd=row.cost_usd)
-                for row in self.rows
-                if row.input_tokens or row.output_tokens or row.error is None
-            ),
-            Usage(),
-        )
+        return sum((_usage(row) for row in self.rows), Usage())
 
     def raise_for(self) -> RefluxError:
         """The error that fits when nothing was answered."""
@@ -69,28 +67,32 @@ class Answers:
         return Terminal("teaching_failed", what) if trouble == "refused" else Retriable(trouble, what)
 
 
-def ask_all(task: Task, purpose: str, questions: Sequence[Question], ask: int = 1) -> Answers:
-    """An answer, or what went wrong, for each question, in their order.
+def ask_all(task: Task, purpose: str, questions: Sequence[Question], ask: int = 1, budget_usd: float | None = None) -> Answers:
+    """An answer, or what went wrong, for each question that `budget_usd` had money for, in their order.
 
     Raises Terminal where the teacher refuses everybody, Retriable where it can't be reached, Stopped.
     """
     answers = Answers()
-    found = _stored(task, purpose, questions, ask)
+    bought = Bought(task, purpose, ask)
+    found = bought.stored([question.prompt_id for question in questions])
     if found:
         task.log(f"{len(found)} of {len(questions)} answers are there already")
+    if lost := bought.in_vain.total():
+        task.log(f"{lost} calls of earlier attempts were never answered; the provider may have charged for them", "warning")
     questions_left = [question for question in questions if question.prompt_id not in found]
     if questions_left:
-        _Asking(task, purpose, ask, len(questions), found, answers).run(questions_left)
-    answers.rows = [found[question.prompt_id] for question in questions]
+        _Asking(task, bought, len(questions), found, answers, budget_usd).run(questions_left)
+    answers.rows = [found[question.prompt_id] for question in questions if question.prompt_id in found]
+    answers.unasked = len(questions) - len(answers.rows)
     return answers
 
 
 def buy(
-    client: Bedrock, teacher: Teacher, system: str, question: Question, tries: int = 1, check: Callable[[], None] = lambda: None
+    client: Client, teacher: Teacher, system: str, question: Question, tries: int = 1, before: Callable[[], None] = lambda: None
 ) -> TeacherAnswer:
-    """One call, once the limiter gives it a slot. Raises CallFailed or Terminal, and what `check` raises before the call."""
+    """One call, once the limiter gives it a slot. Raises CallFailed or Terminal, and what `before` raises before the call."""
     with client.limiter.slot():
-        check()
+        before()
         reply = client.converse(teacher, system, question.text)
     return TeacherAnswer(
         prompt_id=question.prompt_id,
@@ -98,6 +100,8 @@ def buy(
         domain=question.domain,
         text=reply.text,
         model=teacher.model,
+        provider=teacher.provider,
+        answered_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tries=tries,
         input_tokens=reply.input_tokens,
         output_tokens=reply.output_tokens,
@@ -109,30 +113,40 @@ def buy(
 class _Asking:
     """Many questions at once. One that waits to be asked again holds neither a slot nor a thread."""
 
-    def __init__(self, task: Task, purpose: str, ask: int, total: int, found: dict[str, TeacherAnswer], answers: Answers) -> None:
+    def __init__(
+        self, task: Task, bought: Bought, total: int, found: dict[str, TeacherAnswer], answers: Answers, budget: float | None
+    ) -> None:
         self.task = task
         self.teacher = task.spec.teacher
-        self.path: Callable[[str], str] = lambda prompt_id: teacher_answer_path(task.run_id, purpose, prompt_id, ask)
+        self.system = task.spec.prompts.system
+        self.bought = bought
         self.total = total
         self.found = found
         self.answers = answers
+        self.purse = purse.Purse(budget, sum(row.cost_usd for row in found.values()))
         self.client = teacher_for(self.teacher)
         self.jitter = random.Random()  # noqa: S311 - spreads the retries of many workers
         self.due: list[tuple[float, int]] = []
+        self.short = False
         self.tries: Counter[int] = Counter()
         self.waits: Counter[int] = Counter()
 
     def run(self, questions: Sequence[Question]) -> None:
         self.questions = [self._safe(question) for question in questions]
+        self.worst = [purse.worst(self.teacher, self.system + question.text) for question in self.questions]
+        for question, most in zip(self.questions, self.worst, strict=True):
+            self.purse.spent += most * self.bought.in_vain[question.prompt_id]
         self.due = [(0.0, i) for i in range(len(questions))]
         running: dict[Future[TeacherAnswer], int] = {}
         pool = ThreadPoolExecutor(self.teacher.concurrency, thread_name_prefix="teacher")
         try:
             while self.due or running:
                 self.task.check()
-                while self.due and len(running) < self.teacher.concurrency and self.due[0][0] <= time.monotonic():
-                    _, i = heapq.heappop(self.due)
+                while (i := self._next(running)) is not None:
                     running[pool.submit(self._buy_and_keep, i)] = i
+                if self.short and not running:
+                    self.task.log(f"{len(self.due)} prompts are left: there is no money for one more call", "warning")
+                    return
                 if not running:
                     time.sleep(self._pause(running))
                 for future in wait(running, timeout=self._pause(running), return_when=FIRST_COMPLETED).done:
@@ -141,15 +155,24 @@ class _Asking:
             wait(running, timeout=LAST_SECONDS)
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _next(self, running: Sized) -> int | None:
+        """The question to be asked now, if there is one, a place for it, and the money."""
+        self.short = False
+        if not self.due or len(running) >= self.teacher.concurrency or self.due[0][0] > time.monotonic():
+            return None
+        i = self.due[0][1]
+        self.short = not self.purse.take(i, self.worst[i])
+        return None if self.short else heapq.heappop(self.due)[1]
+
     def _pause(self, running: Sized) -> float:
         """Seconds until another question may be asked, or it is time to look whether to stop."""
-        if not self.due or len(running) == self.teacher.concurrency:
+        if self.short or not self.due or len(running) == self.teacher.concurrency:
             return 0.5
         return min(0.5, max(0.0, self.due[0][0] - time.monotonic()))
 
     def _safe(self, question: Question) -> Question:
         """Without secrets, if the teacher is somebody else's."""
-        if self.teacher.provider != "bedrock":
+        if not self.teacher.is_hosted:
             return question
         text, count = redaction.redacted(question.text)
         self.answers.redacted += count
@@ -157,17 +180,34 @@ class _Asking:
 
     def _buy_and_keep(self, i: int) -> TeacherAnswer:
         question, tries = self.questions[i], self.tries[i] + 1
-        answer = buy(self.client, self.teacher, self.task.spec.prompts.system, question, tries, self.task.check)
-        return keep(self.task.artifacts, self.path(question.prompt_id), answer)
+        if shared := self.bought.shared(question.text):
+            there = {"prompt_id": question.prompt_id, "prompt": question.prompt, "cost_usd": 0.0, "reused": True}
+            return self.bought.keep(shared.model_copy(update=there))
+
+        def before() -> None:
+            self.task.check()
+            self.bought.asking(question.prompt_id)
+
+        try:
+            answer = buy(self.client, self.teacher, self.system, question, tries, before)
+        except (CallFailed, Terminal) as error:
+            charged = isinstance(error, CallFailed) and error.trouble not in FREE
+            self.bought.asked_in_vain(question.prompt_id, charged)
+            raise
+        self.bought.share(question.text, answer)
+        return self.bought.keep(answer.model_copy(update={"in_vain": self.bought.in_vain[question.prompt_id]}))
 
     def _settle(self, i: int, future: Future[TeacherAnswer]) -> None:
         try:
             answer = future.result()
         except CallFailed as error:
+            self.purse.settle(i, 0.0 if error.trouble in FREE else None)
             self._again_or_never(i, error)
             return
-        self.client.limiter.answered()
-        self.answers.bought += 1
+        self.purse.settle(i, answer.cost_usd)
+        if not answer.reused:
+            self.client.limiter.answered()
+            self.answers.bought += 1
         self._found(i, answer)
 
     def _again_or_never(self, i: int, error: CallFailed) -> None:
@@ -181,36 +221,29 @@ class _Asking:
             self.task.log(
                 f"{self.questions[i].prompt_id}: skipped after {max(1, self.tries[i])} tries: {error.message}", "warning"
             )
-            self._found(i, _failed(self.questions[i], self.teacher, max(1, self.tries[i]), error))
+            failed = _failed(self.questions[i], self.teacher, max(1, self.tries[i]), error)
+            self._found(i, failed.model_copy(update={"in_vain": self.bought.in_vain[failed.prompt_id]}))
             return
         longest = self.teacher.backoff_seconds * 2 ** min(self.waits[i] - 1, self.teacher.tries - 1)
         heapq.heappush(self.due, (time.monotonic() + longest * self.jitter.uniform(0.5, 1.5), i))
 
     def _found(self, i: int, answer: TeacherAnswer) -> None:
         self.found[self.questions[i].prompt_id] = answer
-        if len(self.found) % PROGRESS_EVERY == 0 or len(self.found) == self.total:
+        if len(self.found) % CHECKPOINT_EVERY == 0 or len(self.found) == self.total:
+            self.task.artifacts.write_rows(f"{self.task.pieces}/so_far.jsonl", [self.found[name] for name in sorted(self.found)])
             self.task.progress(len(self.found), self.total, "answers")
 
 
-def keep(artifacts: Artifacts, path: str, answer: TeacherAnswer) -> TeacherAnswer:
-    """Store an answer unless another attempt was first; the one that counts."""
-    if artifacts.create(path, answer.model_dump_json().encode()):
-        return answer
-    return TeacherAnswer.model_validate_json(artifacts.get(path))
-
-
-def _stored(task: Task, purpose: str, questions: Sequence[Question], ask: int) -> dict[str, TeacherAnswer]:
-    """The answers that earlier attempts bought."""
-
-    def stored(question: Question) -> TeacherAnswer | None:
-        try:
-            row = task.artifacts.get(teacher_answer_path(task.run_id, purpose, question.prompt_id, ask))
-        except FileNotFoundError:
-            return None
-        return TeacherAnswer.model_validate_json(row)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return {row.prompt_id: row for row in pool.map(stored, questions) if row}
+def _usage(row: TeacherAnswer) -> Usage:
+    answered = bool(row.input_tokens or row.output_tokens or row.error is None)
+    return Usage(
+        calls=answered and not row.reused,
+        reused=row.reused,
+        at_risk=row.in_vain,
+        input_tokens=0 if row.reused else row.input_tokens,
+        output_tokens=0 if row.reused else row.output_tokens,
+        cost_usd=row.cost_usd,
+    )
 
 
 def _failed(question: Question, teacher: Teacher, tries: int, error: CallFailed) -> TeacherAnswer:

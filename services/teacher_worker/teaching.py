@@ -53,7 +53,7 @@ def teach(task: Task) -> PromptsTaught:
     began = time.monotonic()
     practice = (p for p in task.artifacts.read_rows(command.prompts_path, Prompt) if p.set == "practice")
     chosen = list(islice(practice, command.start, command.stop))
-    answers = ask_all(task, "teach", [Question(p.id, p.text, p.domain, p.text) for p in chosen])
+    answers = ask_all(task, "teach", [Question(p.id, p.text, p.domain, p.text) for p in chosen], budget_usd=command.budget_usd)
     if answers.rows and not answers.answered:
         raise answers.raise_for()
     path = f"{task.folder}/taught.jsonl"
@@ -66,6 +66,7 @@ def teach(task: Task) -> PromptsTaught:
         path=path,
         answered=len(answers.answered),
         failed=len(answers.failed),
+        unasked=answers.unasked,
         usage=answers.usage,
     )
 
@@ -77,7 +78,7 @@ def correct(task: Task) -> CorrectionsWritten:
     began = time.monotonic()
     wanted = _refused(task, command.refused_path) if command.refused_path else _worst(task, command)
     questions = {c.prompt_id: Question(c.prompt_id, c.prompt, c.domain, question_text(c)) for c in wanted}
-    answers = ask_all(task, f"correct-{command.epoch}", list(questions.values()), command.ask)
+    answers = ask_all(task, f"correct-{command.epoch}", list(questions.values()), command.ask, command.budget_usd)
     if answers.rows and not answers.answered and isinstance(error := answers.raise_for(), Retriable):
         raise error
     by_prompt = {row.prompt_id: row for row in answers.answered}
@@ -93,6 +94,7 @@ def correct(task: Task) -> CorrectionsWritten:
         path=path,
         requested=len(wanted),
         answered=len(answers.answered),
+        unasked=answers.unasked,
         usage=answers.usage,
     )
 

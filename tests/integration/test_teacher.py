@@ -226,18 +226,22 @@ def test_a_kill_in_the_middle_buys_nothing_twice_that_was_recorded(own_teacher: 
     hand = teach_task(tmp_path, asking(teacher.url))
     folder = teacher_answer_path("r1", "teach", "x", 1).rpartition("/")[0]
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), teacher.url], env={**os.environ, "PYTHONPATH": "."})
-    while len(hand.artifacts.paths(folder)) < 10:
+    while sum(path.endswith(".json") for path in hand.artifacts.paths(folder)) < 10:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    recorded = {path.rsplit("/", 1)[1].split("-")[0] for path in hand.artifacts.paths(folder)}
+    left = [path.rsplit("/", 1)[1] for path in hand.artifacts.paths(folder)]
+    recorded = {name.split("-")[0] for name in left if name.endswith(".json")}
+    begun = {name.split("-")[0] for name in left if name.endswith(".asked")} - recorded
     teacher.behave()
-    assert teach(teach_task(tmp_path, asking(teacher.url), attempt=2)).answered == COUNT
+    event = teach(teach_task(tmp_path, asking(teacher.url), attempt=2))
+    assert event.answered == event.usage.calls == COUNT
     served = Counter(call["prompt_id"] for call in teacher.calls(200))
     assert len(served) == COUNT
     assert all(served[prompt_id] == 1 for prompt_id in recorded)
-    assert served.total() <= COUNT + 4, "at most what was under way is lost"
+    assert event.usage.at_risk == len(begun) <= 4, "what was under way is counted"
+    assert served.total() <= COUNT + event.usage.at_risk
 
 
 def test_two_attempts_at_once_end_with_the_same_answers(teacher: StandIn, tmp_path: Path) -> None:

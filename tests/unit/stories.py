@@ -13,6 +13,7 @@ from reflux.commands import (
     Judge,
     Prepare,
     Provision,
+    Review,
     RunJob,
     Score,
     Teach,
@@ -80,7 +81,7 @@ def _well_done(command: Command) -> dict[str, Any]:
             return scores(piece, 9.0)
         case Correct():
             return {"path": path, "requested": 1, "answered": 1, "usage": PRICE}
-        case Judge():
+        case Judge() | Review():
             return {"path": path, "admitted": 1, "refused": 0}
         case Compare():
             return {

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Score, Teach
+from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Review, Score, Teach
 from reflux.errors import failure
 from reflux.events import (
     AbortRequested,
@@ -36,7 +36,12 @@ SPECS = st.fixed_dictionaries(
         "compute": st.fixed_dictionaries({"kind": st.sampled_from(["local", "ec2"])}),
         "teaching": st.fixed_dictionaries({"enabled": st.booleans(), "required": st.booleans(), "shard_size": st.integers(1, 3)}),
         "refining": st.fixed_dictionaries(
-            {"max_epochs": st.integers(1, 4), "patience": st.integers(1, 3), "max_corrections": st.integers(1, 4)}
+            {
+                "max_epochs": st.integers(1, 4),
+                "patience": st.integers(1, 3),
+                "max_corrections": st.integers(1, 4),
+                "review": st.booleans(),
+            }
         ),
         "limits": st.fixed_dictionaries({"max_teacher_cost_usd": st.sampled_from([None, None, 0.5, 4.0])}),
         "evaluation": st.fixed_dictionaries({"enabled": st.booleans()}),
@@ -55,6 +60,11 @@ def within(data: st.DataObject) -> Pick:
 def planned(command: Generate) -> list[Chunk]:
     """The chunks of a Generate: always the same, one a prompt set and number."""
     return [chunk(i, prompt_set, command.model) for prompt_set in command.sets for i in range(2)]
+
+
+def spent(command: Teach | Correct, pick: Pick) -> Usage:
+    """What a worker spends that keeps to its share."""
+    return Usage(calls=1, cost_usd=0.25 if command.budget_usd is None else command.budget_usd * pick(0, 100) / 100)
 
 
 class World(RuleBasedStateMachine):
@@ -194,6 +204,9 @@ class World(RuleBasedStateMachine):
         for epoch in (run, *run.epochs):
             assert 0 <= epoch.admitted + epoch.refused <= epoch.requested
         assert run.epoch <= run.spec.refining.max_epochs
+        if run.spec.limits.max_teacher_cost_usd is not None:
+            shares = sum(c.budget_usd or 0 for c in (*run.open.values(), *run.parked) if isinstance(c, Teach | Correct))
+            assert run.usage.cost_usd + shares <= run.spec.limits.max_teacher_cost_usd + 1e-9
 
     def bearable(self) -> list[str]:
         """What is open and may fail without ending the run. (All of teaching failing may.)"""
@@ -210,18 +223,22 @@ class World(RuleBasedStateMachine):
                 return answer(command, **self.sizes)
             case Teach(start=start, stop=stop):
                 answered = pick(0, stop - start)
-                return answer(command, answered=answered, failed=stop - start - answered)
+                return answer(command, answered=answered, failed=stop - start - answered, usage=spent(command, pick))
             case Generate():
                 return answer(command, chunks=planned(command))
             case Score(chunk=piece):
                 return answer(command, **scores(piece, pick(0, 100) / 10, poor=pick(0, piece.count)))
             case Correct():
                 wanted = self.wanted(command)
-                return answer(command, requested=wanted, answered=pick(0, wanted))
+                return answer(command, requested=wanted, answered=pick(0, wanted), usage=spent(command, pick))
             case Judge():
                 judged = next(e for e in reversed(self.told) if getattr(e, "path", None) == command.corrections_path)
                 admitted = pick(0, judged.answered)  # type: ignore[union-attr]
                 return answer(command, admitted=admitted, refused=judged.answered - admitted)  # type: ignore[union-attr]
+            case Review():
+                judged = next(e for e in reversed(self.told) if getattr(e, "path", None) == command.corrections_path)
+                admitted = pick(0, judged.admitted)  # type: ignore[union-attr]
+                return answer(command, admitted=admitted, refused=judged.admitted - admitted)  # type: ignore[union-attr]
         return answer(command)
 
     def wanted(self, command: Correct) -> int:

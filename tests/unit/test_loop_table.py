@@ -65,8 +65,11 @@ corrections_written correct-{now}-0000-2                !   !   !   !   !   !   
 corrections_written correct-{new}-0000-1                !   !   !   !   !   !   !   !   !   !   !   !   !
 corrections_judged  judge-{old}-0000-1                  !   !   !   !   !   .   .   .   .   .   .   .   .
 corrections_judged  judge-{now}-0000-1                  !   !   !   !   !   !   >   .   .   .   .   .   .
-corrections_judged  judge-{now}-0000-2                  !   !   !   !   !   !   +   .   .   .   .   .   .
+corrections_judged  judge-{now}-0000-2                  !   !   !   !   !   !   >   .   .   .   .   .   .
 corrections_judged  judge-{new}-0000-1                  !   !   !   !   !   !   !   !   !   !   !   !   !
+corrections_reviewed review-{old}-0000-1                 !   !   !   !   !   .   .   .   .   .   .   .   .
+corrections_reviewed review-{now}-0000-1                 !   !   !   !   !   !   +   .   .   .   .   .   .
+corrections_reviewed review-{new}-0000-1                 !   !   !   !   !   !   !   !   !   !   !   !   !
 models_compared     compare                             !   !   !   !   !   !   !   >   .   .   .   .   .
 model_exported      export_model                        !   !   !   !   !   !   !   !   >   .   .   .   .
 results_delivered   deliver                             !   !   !   !   !   !   !   !   >   .   .   .   .
@@ -88,6 +91,8 @@ task_failed         correct-{old}-0000-1                !   !   !   !   !   .   
 task_failed         correct-{now}-0000-1                !   !   !   !   !   !   +   .   .   .   .   .   .
 task_failed         judge-{old}-0000-1                  !   !   !   !   !   .   .   .   .   .   .   .   .
 task_failed         judge-{now}-0000-1                  !   !   !   !   !   !   +   .   .   .   .   .   .
+task_failed         review-{old}-0000-1                 !   !   !   !   !   .   .   .   .   .   .   .   .
+task_failed         review-{now}-0000-1                 !   !   !   !   !   !   +   .   .   .   .   .   .
 task_failed         compare                             !   !   !   !   !   !   !   >   .   .   .   .   .
 task_failed         export_model                        !   !   !   !   !   !   !   !   >   .   .   .   .
 task_failed         deliver                             !   !   !   !   !   !   !   !   >   .   .   .   .
@@ -109,6 +114,8 @@ task_stopped        correct-{old}-0000-1                !   !   !   !   !   .   
 task_stopped        correct-{now}-0000-1                !   !   !   !   !   !   =   .   .   .   .   .   .
 task_stopped        judge-{old}-0000-1                  !   !   !   !   !   .   .   .   .   .   .   .   .
 task_stopped        judge-{now}-0000-1                  !   !   !   !   !   !   =   .   .   .   .   .   .
+task_stopped        review-{old}-0000-1                 !   !   !   !   !   .   .   .   .   .   .   .   .
+task_stopped        review-{now}-0000-1                 !   !   !   !   !   !   =   .   .   .   .   .   .
 task_stopped        compare                             !   !   !   !   !   !   !   =   .   .   .   .   .
 task_stopped        export_model                        !   !   !   !   !   !   !   !   =   .   .   .   .
 task_stopped        deliver                             !   !   !   !   !   !   !   !   =   .   .   .   .
@@ -135,11 +142,11 @@ REQUESTS = {
     "time_limit_reached": TimeLimitReached(),
     "cleanup_overdue": CleanupOverdue(),
 }
-# A machine of its own, two shards of teaching, poor answers, so that every stage and every command comes up
+# A machine of its own, two shards of teaching, poor answers, a review, so that every stage and every command comes up
 SECTIONS: dict[str, Any] = {
     "compute": {"kind": "ec2"},
     "teaching": {"shard_size": 2},
-    "refining": {"patience": 9, "max_epochs": 3},
+    "refining": {"patience": 9, "max_epochs": 3, "review": True},
 }
 
 

@@ -7,7 +7,8 @@ import pytest
 from reflux import queues
 from reflux.commands import Command
 
-KINDS = [command.model_fields["kind"].default for command in get_args(get_args(Command)[0])]
+BY_PEOPLE = "review"
+KINDS = {command.model_fields["kind"].default for command in get_args(get_args(Command)[0])} - {BY_PEOPLE}
 SERVICES = ("teacher_worker", "evaluator", "gpu_trainer")
 
 
@@ -16,7 +17,7 @@ def test_every_kind_of_command_has_one_road() -> None:
     assert sorted(kind for service in SERVICES for kind in queues.kinds(service)) == sorted(KINDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_task_is_named_after_its_service_and_kind(kind: str) -> None:
     assert queues.ROUTES[kind] == f"{queues.service(kind)}.{kind}"
     assert queues.service(kind) in SERVICES

@@ -10,9 +10,11 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
+from reflux import prices
+from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.spec import check
-from reflux.views import EventList, EventView, RunList, RunView
+from reflux.views import DryRun, EventList, EventView, RunList, RunView
 from services.api import runs
 from services.api.auth import Operator, Viewer
 from services.api.problems import ProblemError
@@ -26,17 +28,24 @@ SSE_POLL_SECONDS = 0.3
 @router.post("", status_code=201)
 def create(
     by: Operator,
+    request: Request,
     session: Database,
     settings: Configured,
     response: Response,
     spec: Annotated[dict[str, Any], Body(description="A RunSpec")],
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> RunView:
+    dry_run: Annotated[bool, Query(description="Check and estimate only; nothing is created")] = False,
+) -> RunView | DryRun:
     checked, problems = check(spec)
     if checked is None:
         named = ", ".join(p.field or "the spec" for p in problems)
         raise ProblemError(422, "invalid_spec", f"The spec is not valid: {named}.", "Correct what `errors` names.", problems)
-    row, new = runs.create(session, checked, by, idempotency_key)
+    table = request.app.state.prices
+    if dry_run:
+        checked = checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)})
+        response.status_code = 200
+        return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked))
+    row, new = runs.create(session, checked, by, idempotency_key, table)
     session.commit()
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/runs/{row.id}"
