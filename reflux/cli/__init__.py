@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from reflux.cli import doctor, run, score, up
+from reflux.cli import data, doctor, run, score, up
 from reflux.cli.output import err
 from reflux.client import ApiError, Unreachable
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(run.app, name="run")
+app.add_typer(data.app, name="data")
 app.command("up")(up.up)
 app.command("demo")(up.demo)
 app.command("doctor")(doctor.doctor)
