@@ -27,6 +27,17 @@ class Claim(BaseModel):
     token: str
 
 
+class Share(BaseModel):
+    """A task's place among the `of` tasks that share something."""
+
+    place: int = 0
+    of: int = 1
+
+    def part(self, whole: int) -> int:
+        """How many of `whole` are this task's. The parts of all differ by one at most, and add up to it."""
+        return whole * (self.place + 1) // self.of - whole * self.place // self.of
+
+
 class Assignment(BaseModel):
     """A task in a worker's hands. Silent for `lease_seconds`, it is somebody else's."""
 
@@ -37,6 +48,7 @@ class Assignment(BaseModel):
     spec: RunSpec
     lease_seconds: float
     beat_seconds: float
+    share: Share = Share()
 
 
 class Progress(BaseModel):
@@ -64,11 +76,15 @@ class Beat(BaseModel):
 
 
 class BeatAnswer(BaseModel):
-    """`stop`: save and report at the next safe point (`kill`: now). `lost`: the task is not this attempt's any more."""
+    """`stop`: save and report at the next safe point (`kill`: now). `lost`: the task is not this attempt's any more.
+
+    `share`: of the run's teacher, which all its tasks that ask it have together.
+    """
 
     answer: Literal["go_on", "stop", "lost"]
     why: str = ""
     kill: bool = False
+    share: Share = Share()
 
 
 class Completion(BaseModel):

@@ -9,6 +9,7 @@ from reflux import artifacts
 from reflux.artifacts import Artifacts
 from reflux.commands import Chunk, Command
 from reflux.errors import Stopped
+from reflux.protocol import Share
 from reflux.spec import RunSpec
 
 
@@ -16,7 +17,7 @@ from reflux.spec import RunSpec
 class Task:
     """A handler works with this alone; it needs no server, so a handler can be called by hand.
 
-    What the handler reports is kept until the next beat takes it away (`drain`). `stop` is set by the beat's answer.
+    What the handler reports is kept until the next beat takes it away (`drain`). `stop` and `share` are set by the beat's answer.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class Task:
     workers: Callable[[], list[dict[str, Any]]] = list
     stop: str | None = None
     kill: bool = False
+    share: Share = field(default_factory=Share)
     news: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _progress: dict[str, Any] | None = None

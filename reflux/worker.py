@@ -104,6 +104,7 @@ class Worker:
             task_id=assignment.task_id,
             attempt=assignment.attempt,
             workers=self.api.workers,
+            share=assignment.share,
         )
         context = {"run_id": task.run_id, "task": command.key, "attempt": task.attempt, "epoch": command.epoch}
         with structlog.contextvars.bound_contextvars(stage=command.stage.value, **context):
@@ -175,6 +176,8 @@ class Worker:
                 task.stop, task.kill = "lost", True
             elif answer.answer == "stop":
                 task.stop, task.kill = task.stop or answer.why, answer.kill
+            else:
+                task.share = answer.share
 
     def _try_beat(self, task: Task, report: dict[str, Any]) -> BeatAnswer | None:
         """None: the API could not be heard; the work goes on meanwhile."""

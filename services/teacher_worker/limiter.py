@@ -22,7 +22,10 @@ class Limiter:
     def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.pace = UNLIMITED
         self._clock = clock
-        self._slots = threading.BoundedSemaphore(slots)
+        self._whole = slots
+        self._shares: list[Callable[[], int]] = []
+        self._in_use = 0
+        self._free = threading.Condition()  # guards the two before it
         self._gate = threading.Lock()  # who holds it waits for the next turn
         self._lock = threading.Lock()  # guards what follows
         self._next_turn = 0.0
@@ -31,13 +34,35 @@ class Limiter:
         self._throttled = 0
 
     @contextmanager
+    def sharing(self, share: Callable[[], int]) -> Iterator[None]:
+        """Meanwhile the slots are the sum of what all who share are told to take, and at least one: each slot is anybody's.
+
+        `share` may change at any time; a smaller one lets calls that are under way end.
+        """
+        with self._free:
+            self._shares.append(share)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._shares.remove(share)
+                self._free.notify_all()
+
+    @contextmanager
     def slot(self) -> Iterator[None]:
         """Waits for a slot and for its turn."""
-        with self._slots:
+        with self._free:
+            self._free.wait_for(lambda: self._in_use < self._slots())
+            self._in_use += 1
+        try:
             with self._gate:
                 while (wait := self._until_turn()) > 0:
                     time.sleep(min(wait, 0.5))
             yield
+        finally:
+            with self._free:
+                self._in_use -= 1
+                self._free.notify(max(0, self._slots() - self._in_use))
 
     def answered(self) -> None:
         with self._lock:
@@ -51,6 +76,9 @@ class Limiter:
             at_floor = self.pace <= FLOOR
             self._adapt()
             return at_floor
+
+    def _slots(self) -> int:
+        return max(1, sum(share() for share in self._shares)) if self._shares else self._whole
 
     def _until_turn(self) -> float:
         with self._lock:

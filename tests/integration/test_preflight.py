@@ -124,8 +124,93 @@ def test_credentials_of_a_hosted_teacher(tmp_path: Path, monkeypatch: pytest.Mon
     hosted = {"provider": "bedrock", "skip_check": True}
     check = one(tmp_path, "credentials", teacher=hosted)
     assert (check.status, check.code) == ("failed", "no_credentials")
+    assert (
+        one(tmp_path, "credentials", teacher=hosted | {"profile": "nobody"}).message
+        == "The config profile (nobody) could not be found"
+    )
+    (tmp_path / "keys").write_text("[company]\naws_access_key_id = x\naws_secret_access_key = y\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    assert one(tmp_path, "credentials", teacher=hosted | {"profile": "company"}).status == "ok"
     monkeypatch.setenv("BEDROCK_API_KEY", "k")
     assert one(tmp_path, "credentials", teacher=hosted).status == "ok"
+
+
+def test_the_key_of_an_openai_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    hosted = {"provider": "openai", "model": "m", "skip_check": True}
+    check = one(tmp_path, "credentials", teacher=hosted)
+    assert (check.status, check.code) == ("failed", "no_credentials")
+    assert one(tmp_path, "credentials", teacher=hosted | {"endpoint_url": "http://127.0.0.1:9/v1"}).status == "ok"
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert one(tmp_path, "credentials", teacher=hosted).status == "ok"
+
+
+def test_terms_and_prices_of_a_teacher_that_is_asked(tmp_path: Path) -> None:
+    priced = {"input_usd_per_million": 0, "output_usd_per_million": 0}
+    hosted = {"provider": "openai", "model": "m", "endpoint_url": "http://127.0.0.1:9/v1", "skip_check": True}
+    told = "terms of the teacher: the provider's terms may forbid training on its answers."
+    assert any(warning.startswith(told) for warning in run(tmp_path, teacher=hosted).warnings)
+    assert one(tmp_path, "terms", teacher=hosted).hint == "Read them, then set teacher.terms_acknowledged: true."
+    assert one(tmp_path, "terms", teacher=hosted | {"terms_acknowledged": True}).status == "ok"
+    assert one(tmp_path, "price", teacher=hosted).status == "warning"
+    assert one(tmp_path, "price", teacher=hosted | priced).status == "ok"
+    assert one(tmp_path, "price", teacher=hosted | {"model": "claude-sonnet-4-5"}).status == "ok"
+    check = one(tmp_path, "price", teacher=hosted, limits={"max_teacher_cost_usd": 5})
+    assert (check.status, check.code) == ("failed", "invalid_spec")
+    assert one(tmp_path, "price", teacher=hosted | priced, limits={"max_teacher_cost_usd": 5}).status == "ok"
+
+
+def test_a_file_of_answers_is_read(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "p", "answer": "a"}])
+    assert run(tmp_path, teacher={"provider": "recorded", "answers_uri": file}).warnings == ()
+    check = one(tmp_path, "teacher", teacher={"provider": "recorded", "answers_uri": f"file://{tmp_path}/gone.jsonl"})
+    assert (check.status, check.code) == ("failed", "empty_dataset")
+    assert "teacher.answers_uri" in check.hint
+    wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"prompt": "p", "answer": "a"}, {"prompt": "p"}])
+    check = one(tmp_path, "teacher", teacher={"provider": "recorded", "answers_uri": wrong})
+    assert (check.status, check.code) == ("failed", "invalid_dataset")
+    assert "line 2" in check.message
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [
+        ({}, ""),
+        ({"unauthorized": True}, "no_credentials"),
+        ({"deny": True}, "access_denied"),
+        ({"unknown_model": True}, "model_not_found"),
+        ({"throttle": 1}, "teacher_throttled"),
+        ({"malformed": 1}, "teacher_stream_error"),
+    ],
+    ids=str,
+)
+def test_each_teacher_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: dict[str, Any], code: str
+) -> None:
+    key = "sk-planted-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("BEDROCK_API_KEY", key)
+    with stand_in() as teacher:
+        teacher.behave(**behaviour, telltale=True)
+        for fields in (
+            {"provider": "openai", "model": "m", "endpoint_url": f"{teacher.url}/v1"},
+            {"provider": "bedrock", "endpoint_url": teacher.url},
+            {"provider": "bedrock", "endpoint_url": teacher.url, "api": "invoke"},
+        ):
+            check = one(tmp_path, "teacher", teacher=fields)
+            assert (check.status, check.code) == (("failed", code) if code else ("ok", "preflight_failed"))
+            assert bool(check.hint) == bool(code)
+            assert key not in f"{check}"
+
+
+def test_a_test_prompt_that_is_refused(tmp_path: Path) -> None:
+    with stand_in() as teacher:
+        hosted = {"provider": "openai", "model": "m", "endpoint_url": f"{teacher.url}/v1"}
+        more = {"prompts": {"system": "Be brief."}}
+        teacher.behave(body={"choices": [{"message": {}, "finish_reason": "content_filter"}]})
+        check = one(tmp_path, "teacher", teacher=hosted, **more)
+    assert (check.status, check.code) == ("failed", "invalid_spec")
+    assert "teacher.temperature" in check.hint
 
 
 @pytest.mark.parametrize(

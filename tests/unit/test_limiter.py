@@ -3,6 +3,9 @@
 import threading
 import time
 
+import pytest
+
+from reflux.protocol import Share
 from services.teacher_worker.limiter import FLOOR, UNLIMITED, Limiter
 
 
@@ -96,3 +99,60 @@ def test_no_more_calls_at_once_than_slots() -> None:
     for thread in threads:
         thread.join()
     assert most == 3
+
+
+def test_shares_add_up_and_may_change_while_in_use() -> None:
+    limiter = Limiter(10)
+    mine = 2
+
+    def used() -> int:
+        """Take all slots that are free, give them back."""
+        taken = []
+        while True:
+            slot = limiter.slot()
+            taken.append(slot)
+            thread = threading.Thread(target=slot.__enter__, daemon=True)
+            thread.start()
+            thread.join(0.2)
+            if thread.is_alive():  # it waits, and gets the first that is given back
+                taken.pop(0).__exit__(None, None, None)
+                thread.join()
+                for other in taken:
+                    other.__exit__(None, None, None)
+                return len(taken)
+
+    assert used() == 10
+    with limiter.sharing(lambda: mine):
+        assert used() == 2
+        with limiter.sharing(lambda: 3):
+            assert used() == 5
+        mine = 0
+        assert used() == 1, "at least one, or nothing would ever end"
+        mine = 4
+        assert used() == 4
+    assert used() == 10
+
+
+def test_a_share_that_ends_wakes_who_waits() -> None:
+    limiter = Limiter(2)
+    entered = threading.Event()
+
+    def call() -> None:
+        with limiter.slot():
+            entered.set()
+
+    with limiter.slot():
+        with limiter.sharing(lambda: 1):
+            waiting = threading.Thread(target=call)
+            waiting.start()
+            assert not entered.wait(0.1)
+        waiting.join(10)
+    assert entered.is_set()
+
+
+@pytest.mark.parametrize("whole", [1, 2, 10, 64])
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 16])
+def test_the_parts_of_all_are_the_whole(whole: int, of: int) -> None:
+    parts = [Share(place=place, of=of).part(whole) for place in range(of)]
+    assert sum(parts) == whole
+    assert max(parts) - min(parts) <= 1
