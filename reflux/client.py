@@ -76,6 +76,10 @@ class Client:
         body = {"decisions": [decision.model_dump() for decision in decisions], "others": others}
         return self._call(RunView, "POST", f"/v1/runs/{run_id}/reviews/{key}", json=body)
 
+    def fork(self, run_id: str, *, epoch: int | None = None, changes: dict[str, Any] | None = None) -> RunView:
+        """A new run that goes on after an epoch of this one (left out: its last), with `changes` by section of its spec."""
+        return self._call(RunView, "POST", f"/v1/runs/{run_id}/fork", json={"epoch": epoch, "changes": changes or {}})
+
     def events(self, run_id: str, after: int = 0, limit: int = 100) -> EventList:
         return self._call(EventList, "GET", f"/v1/runs/{run_id}/events", params={"after": after, "limit": limit})
 

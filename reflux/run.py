@@ -1,5 +1,6 @@
 """The state of a run: everything `loop.decide` knows. Frozen; stored in Postgres as one JSON document."""
 
+import re
 from typing import Any, Literal, Self
 
 from reflux.commands import Chunk, Command, Review
@@ -18,6 +19,13 @@ class ScoredChunk(Frozen):
     scored: ChunkScored | None = None
 
 
+class Origin(Frozen):
+    """The run and its finished epoch from which another run goes on."""
+
+    run_id: str
+    epoch: int
+
+
 class Run(Frozen):
     """`open` are the commands given out and not yet answered; `parked` those that a pause keeps for later.
 
@@ -34,6 +42,7 @@ class Run(Frozen):
     stopping: Stopping | None = None
     paused: bool = False
     discard: bool = False
+    origin: Origin | None = None
 
     dataset: DatasetPrepared | None = None
     resource_ids: tuple[str, ...] = ()
@@ -112,6 +121,28 @@ class Run(Frozen):
     def warned(self, *warnings: str) -> Self:
         new = tuple(w for w in warnings if w not in self.warnings)
         return self.but(warnings=self.warnings + new) if new else self
+
+
+def fork(run: Run, epoch: int, run_id: str, spec: RunSpec) -> Run:
+    """A new run that goes on after a finished `epoch` of `run`: with its dataset, its adapter and its corrections so far."""
+    return Run(
+        id=run_id,
+        spec=spec,
+        epoch=epoch,
+        origin=Origin(run_id=run.id, epoch=epoch),
+        dataset=run.dataset,
+        taught_paths=run.taught_paths,
+        taught=run.taught,
+        corrections_paths=tuple(path for path in run.corrections_paths if _epoch_of(path) <= epoch),
+        epochs=tuple(e for e in run.epochs if e.epoch <= epoch),
+        estimate=run.estimate,
+    )
+
+
+def _epoch_of(corrections_path: str) -> int:
+    """The epoch in whose folder the corrections lie."""
+    found = re.search(r"(?:judge|review)-(\d{3})-", corrections_path)
+    return int(found[1]) if found else 0
 
 
 def mean_scores(chunks: dict[str, ScoredChunk], prompt_set: str, model: str = "student") -> Scores:

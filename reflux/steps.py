@@ -41,6 +41,8 @@ SHARD = 50  # corrections a task, where they have to wait for all scores
 
 
 def prepare(run: Run) -> Step:
+    if run.origin:  # its dataset is there, and what was taught
+        return train(run)
     return run.but(stage=Stage.PREPARING), [Prepare(stage=Stage.PREPARING)]
 
 

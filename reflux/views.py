@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Failure
 from reflux.records import Correction
+from reflux.run import Origin
 from reflux.spec import FieldProblem
 from reflux.summary import Comparison, EpochMetrics, Estimate, Usage
 
@@ -55,6 +56,7 @@ class RunView(BaseModel):
     usage: Usage = Usage()
     estimate: Estimate | None = None
     waits_for_review: bool = False
+    origin: Origin | None = None
     reason: str = ""
     partial: bool = False
     error: Failure | None = None

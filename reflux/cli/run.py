@@ -14,7 +14,6 @@ from reflux.cli.watch import watch as watch_run
 from reflux.views import RunView
 
 app = typer.Typer(help="Start, watch and steer runs.", no_args_is_help=True)
-app.command()(review)
 
 RunId = Annotated[str, typer.Argument(help="The run's id, as `reflux run list` shows it.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -104,6 +103,21 @@ def resume(run_id: RunId) -> None:
     """Let a paused run go on where it stopped."""
     with connect() as client:
         output.console.print(f"run {run_id} is {client.resume(run_id).status}")
+
+
+@app.command()
+def fork(
+    run_id: RunId,
+    epoch: Annotated[int | None, typer.Option(help="A finished epoch; left out: the last.", min=1)] = None,
+    changes: Annotated[Path | None, typer.Option(help="YAML with the settings that differ, by section.")] = None,
+) -> None:
+    """Start a new run that goes on after an epoch of this one, with its dataset, adapter and corrections."""
+    with connect() as client:
+        made = client.fork(run_id, epoch=epoch, changes=read_spec(changes) if changes else None)
+    output.console.print(f"run {made.id} goes on after epoch {made.epoch} of {run_id}")
+
+
+app.command()(review)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from reflux import __version__, logs, prices
 from services.api import price_table, problems
 from services.api.auth import bootstrap
 from services.api.database import make_engine, migrate
-from services.api.routes import reviews, runs, system, tasks
+from services.api.routes import forks, reviews, runs, system, tasks
 from services.api.settings import Settings
 
 
@@ -23,7 +23,7 @@ def make_app() -> FastAPI:
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())
     problems.install(app)
-    for router in (runs.router, reviews.router, tasks.router, system.router):
+    for router in (runs.router, reviews.router, forks.router, tasks.router, system.router):
         app.include_router(router)
 
     @app.middleware("http")

@@ -41,9 +41,17 @@ def create(
                     "Use a new key for a new run.",
                 )
             return known, False
-    now: datetime = session.execute(select(func.now())).scalar_one()
     spec = spec.model_copy(update={"teacher": prices.priced(spec.teacher, table)})
-    run = Run(id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", spec=spec)
+    return insert(session, Run(id=new_id(session), spec=spec), by, idempotency_key, body_hash), True
+
+
+def new_id(session: Session) -> str:
+    now: datetime = session.execute(select(func.now())).scalar_one()
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def insert(session: Session, run: Run, by: str, idempotency_key: str | None = None, body_hash: str = "") -> RunRow:
+    spec = run.spec
     row = RunRow(
         id=run.id,
         name=spec.name,
@@ -58,8 +66,9 @@ def create(
     )
     session.add(row)
     session.flush()
-    append(session, row, "run_created", {"by": by, "name": spec.name})
-    return row, True
+    origin = {"origin": run.origin.model_dump()} if run.origin else {}
+    append(session, row, "run_created", {"by": by, "name": spec.name, **origin})
+    return row
 
 
 def get(session: Session, run_id: str) -> RunRow:
@@ -125,6 +134,7 @@ def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = Fals
         usage=run.usage,
         estimate=run.estimate,
         waits_for_review=run.waits_for_review,
+        origin=run.origin,
         reason=run.reason,
         partial=run.partial,
         error=run.error,
