@@ -57,7 +57,7 @@ def ruler(student: Student) -> Ruler:
         from services.gpu_trainer.chat import encode
 
         tokenizer = _tokenizer(student)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - what is wrong with a tokenizer's file is raised as a bare Exception
         return Ruler("characters", _characters, str(error).strip().split("\n")[0])
     ends = frozenset({tokenizer.eos_token_id})
     return Ruler("tokens", lambda row: len(encode(tokenizer, ends, row.id, row.messages, sys.maxsize).ids))
@@ -99,7 +99,7 @@ def _characters(row: Example) -> int:
 
 
 def _tokenizer(student: Student) -> Any:
-    """The student's tokenizer without its weights. OSError, ValueError or ImportError say why there is none here."""
+    """The student's tokenizer without its weights. An exception says why there is none here."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import snapshot_download
 
@@ -109,6 +109,8 @@ def _tokenizer(student: Student) -> Any:
     if student.model.startswith("package:"):
         package, _, inside = student.model.removeprefix("package:").partition("/")
         file = Path(str(metadata.distribution(package).locate_file(inside)))
+        if not file.is_file():
+            raise FileNotFoundError(f"The package {package} has no file {inside}.")
         tokenizer = load(file.parent, gguf_file=file.name, trust_remote_code=False)
     else:
         folder = Path(student.model).expanduser()

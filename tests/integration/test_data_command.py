@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from reflux.cli.histogram import lengths, ruler
 from reflux.commands import Prepare
 from reflux.records import Example
-from reflux.spec import RunSpec
+from reflux.spec import RunSpec, Student
 from reflux.stages import Stage
 from services.teacher_worker.dataset import make
 from tests.e2e.tiny import tiny_spec
@@ -87,6 +89,17 @@ def test_json_has_every_number_and_one_object(tmp_path: Path, student: Path) -> 
     assert over > 0
 
 
+@pytest.mark.parametrize("limit", [7, 300, 512, 4097])
+def test_the_limit_is_a_border_of_bins(limit: int) -> None:
+    measured = lengths([1, *range(5, 20_000)], "tokens", limit)
+    borders = [one.up_to for one in measured.bins]
+    assert limit in borders
+    assert borders == sorted(borders)
+    assert len(borders) <= 16
+    assert measured.over == sum(one.rows for one in measured.bins if one.up_to > limit) == 19_999 - limit
+    assert sum(one.rows for one in measured.bins) == 19_996
+
+
 def test_without_a_tokenizer_lengths_are_characters(tmp_path: Path) -> None:
     write(tmp_path, sources(tmp_path))
     answer = prepare(tmp_path)
@@ -96,11 +109,17 @@ def test_without_a_tokenizer_lengths_are_characters(tmp_path: Path) -> None:
     assert "3 none stated" in answer.stdout
 
 
-def test_the_hub_s_silence_is_said_in_a_line(tmp_path: Path) -> None:
-    write(tmp_path, sources(tmp_path) | {"student": {"model": "nobody/nothing"}})
-    answer = prepare(tmp_path)
-    assert (answer.returncode, answer.stderr) == (0, "")
-    assert "no tokenizer of nobody/nothing could be had here" in answer.stdout
+@pytest.mark.parametrize("model", ["nobody/nothing", "./broken", "package:none/here.gguf", "package:pytest/none.gguf"])
+def test_why_there_is_no_tokenizer_is_said_in_a_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "broken" / "tokenizer.json").write_text('{"version": "1.0", "added_tokens": [], "model": {"type": "none"}}')
+    scale = ruler(Student(model=model))
+    assert scale.unit == "characters"
+    assert scale.why_not_tokens
+    assert "\n" not in scale.why_not_tokens
 
 
 def test_uploaded_rows_are_a_dataset_too(tmp_path: Path) -> None:
