@@ -108,6 +108,13 @@ def result(run: RunView) -> None:
     usage = run.usage
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
     console.print(f"teacher    {usage.calls} answers, {tokens}, ${usage.cost_usd:.3f}")
+    if usage.reused:
+        console.print(f"           {usage.reused} more answers were bought by other runs")
+    if usage.at_risk:
+        console.print(f"           {usage.at_risk} calls were never answered; the provider may have charged for them")
+    if expected := run.estimate:
+        most = f"at most {expected.most_calls}, ${expected.most_cost_usd:.2f}"
+        console.print(f"estimated  {expected.calls} answers, ${expected.cost_usd:.3f} ({most})")
     console.print(f"took       {duration(_seconds(run))}")
     where = run.artifacts_url.removeprefix("file://") if run.artifacts_url.startswith("file://") else run.artifacts_url
     console.print(f"artifacts  {_short(where)}", soft_wrap=True)

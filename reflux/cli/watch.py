@@ -78,6 +78,8 @@ def sentence(event: EventView) -> str:
             return f"scored {b['chunk']}: mean {b['overall'] / max(1, b['count']):.2f}, {b['poor']} of {b['count']} poor"
         case "corrections_judged":
             return f"corrections: {b['admitted']} admitted, {b['refused']} refused"
+        case "corrections_reviewed":
+            return f"reviewed by {b['by']}: {b['admitted']} admitted, {b['refused']} refused"
         case "models_compared":
             c = b["comparison"]
             return f"base {c['base']['overall']:.2f}, trained {c['best']['overall']:.2f} on the test prompts"

@@ -1,5 +1,6 @@
 """Cleaning up, delivering and reporting: what stays, what goes, what is said."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from reflux.commands import CleanUp, Deliver
 from reflux.errors import Retriable, Terminal
 from reflux.records import Prompt, Verdict
 from reflux.stages import Stage
-from reflux.summary import Comparison, EpochMetrics, Scores, Summary
+from reflux.summary import Comparison, EpochMetrics, Estimate, Scores, Summary, Usage
 from services.teacher_worker.clean_up import clean_up
-from services.teacher_worker.deliver import deliver
+from services.teacher_worker.deliver import deliver, model_card
 from services.teacher_worker.report import verdict_of, write_report
 from tests.teacher_tasks import spec, task
 
@@ -180,7 +181,33 @@ def test_a_run_that_failed_early_still_has_a_report(tmp_path: Path) -> None:
     assert "gpu_missing: none" in store.get("runs/r1/report.md").decode()
 
 
+def test_the_report_holds_the_estimate_against_the_truth(tmp_path: Path) -> None:
+    store = Artifacts(f"file://{tmp_path}")
+    first = epoch(1).model_copy(update={"usage": Usage(calls=4, input_tokens=400, output_tokens=40, cost_usd=0.5)})
+    usage = Usage(calls=10, reused=2, at_risk=1, input_tokens=1000, output_tokens=100, cost_usd=1.25)
+    expected = Estimate(calls=12, input_tokens=900, output_tokens=90, cost_usd=1.5, most_calls=20, most_cost_usd=9.0)
+    write_report(store, "r1", summary(epochs=(first, epoch(2)), usage=usage, estimate=expected))
+    lines = store.get("runs/r1/report.md").decode().split("\n")
+    for line in (
+        "| teaching | 6 | 600 | 60 | $0.7500 |",
+        "| epoch 1, corrections | 4 | 400 | 40 | $0.5000 |",
+        "| **in all** | 10 | 1000 | 100 | $1.2500 |",
+        "| estimated before | 12 | 900 | 90 | $1.5000 |",
+        "| the most it could be | 20 | | | $9.0000 |",
+    ):
+        assert line in lines
+    (cost,) = [line for line in lines if line.startswith("| Teacher's cost")]
+    assert "10 answers; 2 more were bought by other runs; 1 calls were never answered" in cost
+
+
 # Deliver
+
+
+@pytest.mark.parametrize(("acknowledged", "said"), [(True, "has stated that its terms allow"), (False, "is for you to check")])
+def test_the_model_card_tells_the_teacher_and_its_terms(acknowledged: bool, said: str) -> None:
+    card = model_card(spec(teacher={"terms_acknowledged": acknowledged}), summary(usage=Usage(calls=3, reused=2)), Counter())
+    assert "`t` (bedrock, 5 answers, up to 20" in card
+    assert said in card
 
 
 def delivering(folder: Path, **export: Any) -> Any:
