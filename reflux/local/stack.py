@@ -77,6 +77,10 @@ class Stack:
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['api']}"
 
+    @property
+    def artifacts_url(self) -> str:
+        return self.env.get("REFLUX_ARTIFACTS_URL", f"file://{self.folder / 'artifacts'}")
+
     def pid(self, name: str) -> int:
         popen = self.processes[name].popen
         if popen is None:
@@ -121,7 +125,7 @@ class Stack:
         self.keys = self._keys()
         self._start_postgres()
         self._start_valkey()
-        env = self._environment()
+        env = self.environment()
         for name, command in self.commands().items():
             service = name.split("-")[0]
             named = {"REFLUX_WORKER_NAME": f"{name}@{self.folder}"} if service in self.workers else {}
@@ -164,7 +168,8 @@ class Stack:
         data.mkdir(exist_ok=True)
         self._add("valkey", servers.valkey_command(data, self.ports["valkey"]), servers.clean_env())
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What the product's own processes are told; `ports` say where the servers are."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("REFLUX_")}
         (self.folder / "artifacts").mkdir(exist_ok=True)
         teacher = {"REFLUX_TEACHER_URL": f"http://127.0.0.1:{self.ports['teacher']}"} if self.teacher_answers else {}
@@ -174,7 +179,7 @@ class Stack:
                 "PYTHONPATH": os.pathsep.join(p for p in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")) if p),
                 "PYTHONUNBUFFERED": "1",
                 "REFLUX_API_URL": self.api_url,
-                "REFLUX_ARTIFACTS_URL": f"file://{self.folder / 'artifacts'}",
+                "REFLUX_ARTIFACTS_URL": self.artifacts_url,
                 "REFLUX_BROKER_URL": f"redis://127.0.0.1:{self.ports['valkey']}/0",
                 "REFLUX_DATABASE_URL": f"postgresql+psycopg://postgres@127.0.0.1:{self.ports['postgres']}/reflux",
                 "REFLUX_OPERATOR_KEY": self.keys["operator"],

@@ -1,16 +1,77 @@
-"""Disturbed runs are held against the calm one: the same samples, none lost, none doubled."""
+"""The grounds that faults are tried on, and the table of what became of them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from reflux.artifacts import Artifacts
 from reflux.local.stack import Stack
 from reflux.views import RunView
-from tests.e2e.conftest import client
+from tests.e2e.tiny import EXAMPLES
+from tests.faults.cells import Ground
+from tests.faults.post import Post
 from tests.faults.samples import Samples
+from tests.faults.table import Cell, drawn
+from tests.faults.wire import Wire
+from tests.s3 import BUCKET, s3_server
 
-__all__ = ["client", "twin"]
+CELLS: list[Cell] = []
+
+
+@pytest.fixture(scope="session")
+def cells() -> list[Cell]:
+    return CELLS
 
 
 @pytest.fixture(scope="session")
 def twin(stack: Stack, calm_run: RunView) -> Samples:
     assert calm_run.outcome == "succeeded", calm_run.error
-    return Samples.of(stack, calm_run)
+    return Samples.of(Artifacts(stack.artifacts_url), calm_run)
+
+
+@pytest.fixture(scope="session")
+def level_ground(stack: Stack) -> Ground:
+    return Ground(stack)
+
+
+@dataclass
+class WiredStack(Stack):
+    """Its processes reach the API, the object store and the teacher by wires."""
+
+    wires: dict[str, Wire] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        self.wires["api"].lead_to(self.api_url)
+        self.wires["teacher"].lead_to(f"http://127.0.0.1:{self.ports['teacher']}")
+        roads = {"REFLUX_API_URL": "api", "REFLUX_TEACHER_URL": "teacher", "AWS_ENDPOINT": "store"}
+        return super().environment() | {name: self.wires[wire].url for name, wire in roads.items()}
+
+
+@pytest.fixture(scope="session")
+def bad_roads(ground: Path) -> Iterator[Ground]:
+    """A stack of its own, on a real S3 server: processes meet by wires, and rings go by post."""
+    with ExitStack() as open_:
+        s3 = open_.enter_context(s3_server(ground / "s3"))
+        own = open_.enter_context(pytest.MonkeyPatch.context())
+        for name, value in s3.environment.items():
+            own.setenv(name, value)
+        wires = {name: open_.enter_context(Wire()) for name in ("api", "teacher", "store")}
+        wires["store"].lead_to(s3.endpoint)
+        env = {"REFLUX_ARTIFACTS_URL": f"s3://{BUCKET}/faults", "REFLUX_MODEL_CACHE": str(ground / "models")}
+        stack = WiredStack(ground / "bad-roads", (EXAMPLES / "teacher.jsonl",), durable=False, env=env, wires=wires)
+        open_.enter_context(stack)
+        post = open_.enter_context(Post(stack.ports["valkey"]))
+        stack.processes["control"].env["REFLUX_BROKER_URL"] = post.rings_url
+        stack.stop("control")
+        stack.start("control")
+        yield Ground(stack, wires, post)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CELLS:
+        terminalreporter.section("faults")
+        for line in drawn(CELLS):
+            terminalreporter.write_line(line)

@@ -1,59 +1,70 @@
 """What a run made, in a form that two runs can be compared in."""
 
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from reflux.local.stack import Stack
+from reflux.artifacts import Artifacts, run_folder
 from reflux.views import RunView
-from tests.e2e.tiny import rows
 
-TRAINED = "data"
+Sample = tuple[Any, ...]
+
+# kind of sample: the files that hold them, and what of a row makes the sample; the first part of it is its key
+FILES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "train": (r"tasks/prepare/attempt-\d+/train\.jsonl", ("id",), ()),
+    "prompts": (r"tasks/prepare/attempt-\d+/prompts\.jsonl", ("id", "set"), ("text",)),
+    "taught": (r"tasks/teach-\d+/attempt-\d+/taught\.jsonl", ("prompt_id",), ("text",)),
+    "corrections": (r"tasks/judge-[\d-]+/attempt-\d+/corrections\.jsonl", ("prompt_id",), ("answer.text", "admitted")),
+    "answers": (r"pieces/generate-[^/]+/[^/]+\.jsonl", ("prompt_id", "sample"), ("text",)),
+    "verdicts": (r"tasks/score-[^/]+/attempt-\d+/verdicts\.jsonl", ("prompt_id", "sample"), ("overall",)),
+}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Keys and texts: training rows, taught and corrected prompts, the student's answers, their scores."""
+    """Each sample by its key: the kind, the command that made it, and what names it within that. Texts and scores beside."""
 
-    train: tuple[str, ...]
-    taught: tuple[tuple[str, str], ...]
-    corrections: tuple[tuple[str, str, bool], ...]
-    answers: tuple[tuple[str, str, int, str], ...]
-    verdicts: tuple[tuple[str, str, int, float], ...]
+    found: tuple[tuple[Sample, Sample], ...]
 
     @classmethod
-    def of(cls, stack: Stack, run: RunView) -> "Samples":
-        artifacts = Path(stack.folder) / "artifacts"
+    def of(cls, store: Artifacts, run: RunView) -> "Samples":
+        return cls(tuple(sorted(_read(store, run.id), key=str)))
 
-        def read(pattern: str) -> list[dict[str, Any]]:
-            return rows(artifacts, run.id, pattern)
+    @property
+    def keys(self) -> Counter[Sample]:
+        return Counter(key for key, _ in self.found)
 
-        def piece(pattern: str) -> list[tuple[str, dict[str, Any]]]:
-            found = sorted((artifacts / "runs" / run.id).glob(pattern))
-            return [
-                (str(file.relative_to(artifacts / "runs" / run.id)), row)
-                for file in found
-                for row in rows(artifacts, run.id, str(file.relative_to(artifacts / "runs" / run.id)))
-            ]
+    def lost(self, twin: "Samples") -> int:
+        return sum((twin.keys - self.keys).values())
 
-        return cls(
-            train=tuple(sorted(row["id"] for row in read("tasks/prepare/attempt-*/train.jsonl"))),
-            taught=tuple(sorted((row["prompt_id"], row["text"]) for row in read("tasks/teach-*/attempt-*/*.jsonl"))),
-            corrections=tuple(
-                sorted(
-                    (row["prompt_id"], row["answer"]["text"], row["admitted"]) for row in read("tasks/judge-*/attempt-*/*.jsonl")
-                )
-            ),
-            answers=tuple(
-                sorted(
-                    (name.split("/")[1], row["prompt_id"], row["sample"], row["text"])
-                    for name, row in piece("pieces/generate-*/*.jsonl")
-                )
-            ),
-            verdicts=tuple(
-                sorted(
-                    (name.split("/")[1], row["prompt_id"], row["sample"], row["overall"])
-                    for name, row in piece("tasks/score-*/attempt-*/*.jsonl")
-                )
-            ),
-        )
+    def doubled(self, twin: "Samples") -> int:
+        return sum((self.keys - twin.keys).values())
+
+    def count(self, kind: str) -> int:
+        return sum(key[0] == kind for key, _ in self.found)
+
+
+def _read(store: Artifacts, run_id: str) -> Iterator[tuple[Sample, Sample]]:
+    folder = run_folder(run_id)
+    for path in store.paths(folder):
+        within = path.removeprefix(f"{folder}/")
+        for kind, (pattern, names, contents) in FILES.items():
+            if re.fullmatch(pattern, within):
+                command = within.split("/")[1]
+                for line in store.get(path).decode().split("\n"):
+                    if line.strip():
+                        row = json.loads(line)
+                        yield (kind, command, *_picked(row, names)), _picked(row, contents)
+
+
+def _picked(row: dict[str, Any], names: tuple[str, ...]) -> Sample:
+    values = []
+    for name in names:
+        value: Any = row
+        for part in name.split("."):
+            value = value[part]
+        values.append(value)
+    return tuple(values)
