@@ -8,14 +8,32 @@ with Client(url, key) as reflux:
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
-from reflux.views import Decision, DryRun, EventList, EventView, Problem, ReviewView, RunList, RunView, WorkerView
+from reflux.views import (
+    AnswerList,
+    ArtifactList,
+    CheckpointList,
+    Decision,
+    DryRun,
+    EpochList,
+    EventList,
+    EventView,
+    LogList,
+    Problem,
+    ReviewView,
+    RunList,
+    RunView,
+    SeriesList,
+    WorkerView,
+)
 
 View = TypeVar("View", bound=BaseModel)
 
@@ -56,7 +74,7 @@ class Client:
         return self._call(RunView, "GET", f"/v1/runs/{run_id}")
 
     def runs(self, **filters: str | int | None) -> RunList:
-        return self._call(RunList, "GET", "/v1/runs", params={k: v for k, v in filters.items() if v is not None})
+        return self._call(RunList, "GET", "/v1/runs", params=_given(filters))
 
     def abort(self, run_id: str, *, discard: bool = False) -> RunView:
         return self._call(RunView, "POST", f"/v1/runs/{run_id}/abort", params={"discard": discard})
@@ -66,6 +84,39 @@ class Client:
 
     def resume(self, run_id: str) -> RunView:
         return self._call(RunView, "POST", f"/v1/runs/{run_id}/resume")
+
+    def delete(self, run_id: str, *, artifacts: bool = False) -> None:
+        """Forget a run that is over; with `artifacts`, what it made too."""
+        self._request("DELETE", f"/v1/runs/{run_id}", params={"artifacts": artifacts})
+
+    def epochs(self, run_id: str, after: int = 0, limit: int = 100) -> EpochList:
+        return self._call(EpochList, "GET", f"/v1/runs/{run_id}/epochs", params={"after": after, "limit": limit})
+
+    def answers(self, run_id: str, epoch: int | None = None, **filters: str | int | None) -> AnswerList:
+        """Scored answers of an epoch (the newest): `order` worst or prompt; `model`, `set`, `after`, `limit`."""
+        return self._call(AnswerList, "GET", f"/v1/runs/{run_id}/answers", params=_given(filters | {"epoch": epoch}))
+
+    def metrics(self, run_id: str, *names: str, max_points: int = 500) -> SeriesList:
+        params: dict[str, Any] = {"name": names, "max_points": max_points}
+        return self._call(SeriesList, "GET", f"/v1/runs/{run_id}/metrics", params=params)
+
+    def logs(self, run_id: str, **filters: str | int | None) -> LogList:
+        """Lines, the oldest first: `service`, `level`, `after`, `limit`."""
+        return self._call(LogList, "GET", f"/v1/runs/{run_id}/logs", params=_given(filters))
+
+    def checkpoints(self, run_id: str) -> CheckpointList:
+        return self._call(CheckpointList, "GET", f"/v1/runs/{run_id}/checkpoints")
+
+    def artifacts(self, run_id: str, after: str | None = None, limit: int = 1000) -> ArtifactList:
+        return self._call(ArtifactList, "GET", f"/v1/runs/{run_id}/artifacts", params=_given({"after": after, "limit": limit}))
+
+    def download(self, run_id: str, path: str, to: Path) -> Path:
+        """Write one artifact to the file `to`."""
+        url = f"/v1/runs/{run_id}/artifacts/{quote(path)}"
+        with self.http.stream("GET", url, follow_redirects=True) as response, to.open("wb") as out:
+            _raise_for_problem(response)
+            out.writelines(response.iter_bytes())
+        return to
 
     def reviews(self, run_id: str) -> list[ReviewView]:
         """Corrections that wait for a person's decision."""
@@ -131,6 +182,10 @@ class Client:
                     return response
             time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _given(filters: Mapping[str, str | int | None]) -> dict[str, str | int]:
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 def _raise_for_problem(response: httpx.Response) -> None:

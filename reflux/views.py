@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Failure
-from reflux.records import Correction
+from reflux.records import Correction, Lineage, Message, Verdict
 from reflux.run import Origin
 from reflux.spec import FieldProblem
 from reflux.summary import Comparison, EpochMetrics, Estimate, Usage
@@ -93,6 +93,94 @@ class EventView(BaseModel):
 
 class EventList(BaseModel):
     data: list[EventView]
+    has_more: bool
+
+
+class EpochList(BaseModel):
+    data: list[EpochMetrics]
+    has_more: bool
+
+
+class AnswerView(BaseModel):
+    """One scored answer. `correction` is the teacher's, with what became of it; `lineage` that of the row it is trained as."""
+
+    id: str
+    prompt_id: str
+    prompt: str
+    domain: str
+    set: str
+    model: str
+    sample: int
+    text: str
+    finish_reason: str
+    error: str | None = None
+    verdict: Verdict
+    correction: Correction | None = None
+    lineage: Lineage | None = None
+
+
+class AnswerList(BaseModel):
+    epoch: int
+    data: list[AnswerView]
+    has_more: bool
+
+
+class MetricPointView(BaseModel):
+    """`value` is None where it was no finite number."""
+
+    epoch: int
+    step: int
+    value: float | None
+    at: datetime
+
+
+class MetricSeries(BaseModel):
+    name: str
+    points: list[MetricPointView]
+
+
+class SeriesList(BaseModel):
+    data: list[MetricSeries]
+
+
+class LogView(BaseModel):
+    id: int
+    at: datetime
+    task: str
+    service: str
+    level: str
+    line: str
+
+
+class LogList(BaseModel):
+    data: list[LogView]
+    has_more: bool
+
+
+class CheckpointView(BaseModel):
+    """An adapter. `score` is what the best is chosen by: None until the epoch's answers are scored."""
+
+    epoch: int
+    path: str
+    train_loss: float
+    val_loss: float | None = None
+    score: float | None = None
+    best: bool = False
+
+
+class CheckpointList(BaseModel):
+    data: list[CheckpointView]
+
+
+class ArtifactView(BaseModel):
+    """`path` is below the run's folder; `size` in bytes."""
+
+    path: str
+    size: int
+
+
+class ArtifactList(BaseModel):
+    data: list[ArtifactView]
     has_more: bool
 
 

@@ -1,9 +1,9 @@
 """The control service's HTTP app: `uvicorn --factory services.api.app:make_app`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,8 @@ from reflux import __version__, logs, prices
 from services.api import price_table, problems
 from services.api.auth import bootstrap
 from services.api.database import make_engine, migrate
-from services.api.routes import forks, reviews, runs, system, tasks
+from services.api.guard import Guard
+from services.api.routes import contents, forks, reviews, runs, system, tasks
 from services.api.settings import Settings
 
 
@@ -22,18 +23,11 @@ def make_app() -> FastAPI:
     app.state.settings = settings
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())
+    app.state.artifacts = None
+    app.add_middleware(Guard, settings=settings)
     problems.install(app)
-    for router in (runs.router, reviews.router, forks.router, tasks.router, system.router):
+    for router in (runs.router, contents.router, reviews.router, forks.router, tasks.router, system.router):
         app.include_router(router)
-
-    @app.middleware("http")
-    async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > settings.max_body_bytes:
-            return problems.answer(
-                problems.ProblemError(413, "too_large", f"A body may have {settings.max_body_bytes} bytes.", "Send less.")
-            )
-        return await call_next(request)
 
     return app
 

@@ -12,6 +12,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def make_engine(url: str) -> Engine:
     return create_engine(
         url,
+        hide_parameters=True,  # they would reach the log with an error
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=30,

@@ -4,7 +4,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -22,17 +22,19 @@ TITLES = {
     405: "No such method here",
     409: "Conflict",
     413: "Too large",
+    415: "Not a form that is read here",
+    416: "No such range",
     422: "Malformed",
     429: "Too many requests",
     503: "Not ready",
 }
 
 
-class ProblemError(Exception):
+class ProblemError(HTTPException):
     """An answer other than success, with what to do about it."""
 
     def __init__(self, status: int, code: str, detail: str, hint: str = "", errors: list[FieldProblem] | None = None) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail)
         self.problem = Problem(
             title=TITLES.get(status, "Error"), status=status, detail=detail, code=code, hint=hint, errors=errors or []
         )
@@ -54,19 +56,24 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         fields = [
-            FieldProblem(field=".".join(str(p) for p in e["loc"] if p != "body"), message=e["msg"], hint="See /docs.")
+            FieldProblem(field=".".join(str(p) for p in e["loc"] if p != "body"), message=e["msg"], hint="See docs/api.md.")
             for e in error.errors()
         ]
         return answer(ProblemError(422, "malformed", "The request does not have the form that this call takes.", errors=fields))
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(ProblemError(error.status_code, "http_error", str(error.detail), "GET /docs lists the calls."))
+        return answer(ProblemError(error.status_code, "http_error", str(error.detail), "GET /openapi.json lists the calls."))
 
     @app.exception_handler(RefluxError)
     def _store(request: Request, error: RefluxError) -> JSONResponse:
         log.warning("artifacts_away", path=request.url.path, error=str(error)[:200])
         return answer(ProblemError(503, error.code, "The artifact store did not answer as it should.", error.hint))
+
+    @app.exception_handler(DataError)
+    def _not_storable(_: Request, error: DataError) -> JSONResponse:
+        """What pydantic lets pass and Postgres does not: NUL in a text, a number beyond its column."""
+        return answer(ProblemError(422, "malformed", f"A value can't be stored: {str(error.orig).splitlines()[0][:200]}"))
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeout)

@@ -3,23 +3,26 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from reflux import prices
+from reflux.artifacts import Artifacts
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
 from reflux.run import Run
 from reflux.spec import RunSpec
 from reflux.stages import Stage
-from reflux.views import EventView, Health, RunView, TaskView
-from services.api import progress
+from reflux.views import Health, RunView, TaskView
+from services.api import files, progress
 from services.api.advance import advance, append, lock
 from services.api.problems import ProblemError
-from services.api.tables import EventRow, RunRow, TaskRow
+from services.api.tables import RunRow, TaskRow
 
 
 def create(
@@ -31,6 +34,7 @@ def create(
     """
     body_hash = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     if idempotency_key:
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(idempotency_key, 0))))  # two at once: one waits
         known = session.scalar(select(RunRow).where(RunRow.idempotency_key == idempotency_key))
         if known is not None:
             if known.body_hash != body_hash:
@@ -74,12 +78,19 @@ def insert(session: Session, run: Run, by: str, idempotency_key: str | None = No
 def get(session: Session, run_id: str) -> RunRow:
     row = session.get(RunRow, run_id)
     if row is None:
-        raise ProblemError(404, "run_not_found", f"There is no run {run_id}.", "`reflux run list` shows the runs there are.")
+        raise _not_found(run_id)
     return row
 
 
 def newest(
-    session: Session, *, limit: int, after: str | None, status: str | None, recipe: str | None, name: str | None
+    session: Session,
+    *,
+    limit: int,
+    after: str | None = None,
+    status: str | None = None,
+    recipe: str | None = None,
+    name: str | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> tuple[list[RunRow], bool]:
     """A page of runs, newest first, and whether there are more."""
     query = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
@@ -89,15 +100,29 @@ def newest(
     for column, value in ((RunRow.status, status), (RunRow.recipe, recipe), (RunRow.name, name)):
         if value:
             query = query.where(column == value)
+    if metadata:
+        query = query.where(RunRow.labels.contains(metadata))
     rows = list(session.scalars(query))
     return rows[:limit], len(rows) > limit
+
+
+def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
+    """Forget a run that is over, its artifacts first if they are given. What its teacher answered stays shared."""
+    row = lock(session, run_id)
+    if row is None:
+        raise _not_found(run_id)
+    if not is_over(row):
+        raise ProblemError(409, "run_is_not_over", f"Run {run_id} is {row.status}.", "Abort it, and wait for its clean-up.")
+    if artifacts is not None:
+        files.remove_all(artifacts, run_id)
+    session.execute(sql_delete(RunRow).where(RunRow.id == run_id))
 
 
 def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested | ResumeRequested) -> tuple[RunRow, bool]:
     """Abort, pause or resume; whether that was news to the run. A terminal run refuses with 409."""
     row = lock(session, run_id)
     if row is None:
-        raise ProblemError(404, "run_not_found", f"There is no run {run_id}.", "`reflux run list` shows the runs there are.")
+        raise _not_found(run_id)
     run = Run.model_validate(row.state)
     if run.stage.terminal:
         raise ProblemError(409, "run_is_over", f"Run {run_id} has {run.outcome}.", "Fork it, or start a new one.")
@@ -107,15 +132,19 @@ def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested 
     return row, not stale
 
 
-def events(session: Session, run_id: str, after: int, limit: int) -> list[EventView]:
-    query = select(EventRow).where(EventRow.run_id == run_id, EventRow.seq > after).order_by(EventRow.seq).limit(limit)
-    return [EventView(seq=e.seq, type=e.type, status=e.status, at=e.at, body=e.body) for e in session.scalars(query)]
-
-
 def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = False) -> RunView:
+    (only,) = views(session, [row], artifacts_url, full=full)
+    return only
+
+
+def views(session: Session, rows: Sequence[RunRow], artifacts_url: str, *, full: bool = False) -> list[RunView]:
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    tasks = open_tasks(session, [row.id for row in rows if row.ended_at is None])
+    return [_view(row, tasks.get(row.id, []), artifacts_url, now, full) for row in rows]
+
+
+def _view(row: RunRow, tasks: list[TaskRow], artifacts_url: str, now: datetime, full: bool) -> RunView:
     run = Run.model_validate(row.state)
-    tasks = open_tasks(session, row.id)
-    now: datetime = session.execute(select(func.now())).scalar_one()
     return RunView(
         id=row.id,
         name=row.name,
@@ -151,9 +180,13 @@ def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = Fals
     )
 
 
-def open_tasks(session: Session, run_id: str) -> list[TaskRow]:
-    query = select(TaskRow).where(TaskRow.run_id == run_id, TaskRow.status.in_(("ready", "claimed"))).order_by(TaskRow.id)
-    return list(session.scalars(query))
+def open_tasks(session: Session, run_ids: Sequence[str]) -> dict[str, list[TaskRow]]:
+    """The unfinished tasks of each run, the oldest first."""
+    query = select(TaskRow).where(TaskRow.run_id.in_(run_ids), TaskRow.status.in_(("ready", "claimed"))).order_by(TaskRow.id)
+    tasks: dict[str, list[TaskRow]] = {}
+    for task in session.scalars(query) if run_ids else ():
+        tasks.setdefault(task.run_id, []).append(task)
+    return tasks
 
 
 def health(tasks: list[TaskRow]) -> Health:
@@ -166,6 +199,10 @@ def health(tasks: list[TaskRow]) -> Health:
 
 def is_over(row: RunRow) -> bool:
     return Stage(row.stage).terminal
+
+
+def _not_found(run_id: str) -> ProblemError:
+    return ProblemError(404, "run_not_found", f"There is no run {run_id}.", "`reflux run list` shows the runs there are.")
 
 
 def _counts(run: Run) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One database session a request. A route commits before it answers: what is answered has happened."""
+"""One database session a request, closed before the answer is sent. A route commits first: what is answered has happened."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from reflux.artifacts import Artifacts
 from services.api.settings import Settings
 
 
@@ -19,5 +20,16 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
-Database = Annotated[Session, Depends(session_of)]
+def artifacts_of(request: Request) -> Artifacts:
+    """Made when it is first needed: the API starts, and runs can be steered, while the store is away."""
+    state = request.app.state
+    if state.artifacts is None:
+        state.artifacts = Artifacts(state.settings.artifacts_url)
+    artifacts: Artifacts = state.artifacts
+    return artifacts
+
+
+# A stream lives for hours: it must not hold a connection of the pool.
+Database = Annotated[Session, Depends(session_of, scope="function")]
 Configured = Annotated[Settings, Depends(settings_of)]
+Stored = Annotated[Artifacts, Depends(artifacts_of)]

@@ -25,3 +25,5 @@ class Settings(BaseSettings):
     grace: timedelta = timedelta(seconds=20)
     ring_again: timedelta = timedelta(seconds=10)
     max_body_bytes: int = 2_000_000
+    max_dataset_bytes: int = 200_000_000
+    sign_artifacts: bool = Field(False, description="Redirect to the object store, whose address users must be able to reach")

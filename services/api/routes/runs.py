@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -15,14 +16,23 @@ from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.spec import check
 from reflux.views import DryRun, EventList, EventView, RunList, RunView
-from services.api import runs
+from services.api import history, runs
 from services.api.auth import Operator, Viewer
 from services.api.problems import ProblemError
-from services.api.session import Configured, Database
+from services.api.session import Configured, Database, Stored
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 SSE_POLL_SECONDS = 0.3
+METADATA_KEY = re.compile(r"metadata\[(.+)\]")
+METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "Runs whose metadata hold these values: `metadata[team]=gptp`",
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 10},
+}
 
 
 @router.post("", status_code=201)
@@ -52,24 +62,40 @@ def create(
     return runs.view(session, row, settings.artifacts_url, full=True)
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [METADATA]})
 def newest(
     _: Viewer,
+    request: Request,
     session: Database,
     settings: Configured,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: str | None = None,
-    status: str | None = None,
-    recipe: str | None = None,
-    name: str | None = None,
+    after: Annotated[str | None, Query(max_length=100, description="The id of the last run of the page before")] = None,
+    status: Annotated[str | None, Query(max_length=20)] = None,
+    recipe: Annotated[str | None, Query(max_length=20)] = None,
+    name: Annotated[str | None, Query(max_length=100)] = None,
 ) -> RunList:
-    rows, more = runs.newest(session, limit=limit, after=after, status=status, recipe=recipe, name=name)
-    return RunList(data=[runs.view(session, row, settings.artifacts_url) for row in rows], has_more=more)
+    """Newest first."""
+    metadata = {found[1]: value for key, value in request.query_params.items() if (found := METADATA_KEY.fullmatch(key))}
+    rows, more = runs.newest(session, limit=limit, after=after, status=status, recipe=recipe, name=name, metadata=metadata)
+    return RunList(data=runs.views(session, rows, settings.artifacts_url), has_more=more)
 
 
 @router.get("/{run_id}")
 def show(_: Viewer, session: Database, settings: Configured, run_id: str) -> RunView:
     return runs.view(session, runs.get(session, run_id), settings.artifacts_url, full=True)
+
+
+@router.delete("/{run_id}", status_code=204)
+def delete(
+    _: Operator,
+    session: Database,
+    artifacts: Stored,
+    run_id: str,
+    with_artifacts: Annotated[bool, Query(alias="artifacts", description="Delete its artifacts too")] = False,
+) -> None:
+    """Forget a run that is over, with its events, logs and metrics."""
+    runs.delete(session, run_id, artifacts if with_artifacts else None)
+    session.commit()
 
 
 @router.post("/{run_id}/abort", status_code=202)
@@ -121,7 +147,7 @@ async def _follow(request: Request, run_id: str, after: int) -> AsyncIterator[di
 def _page(request: Request, run_id: str, after: int, limit: int) -> tuple[list[EventView], bool]:
     with Session(request.app.state.engine) as session:
         row = runs.get(session, run_id)
-        return runs.events(session, run_id, after, limit), runs.is_over(row)
+        return history.events(session, run_id, after, limit), runs.is_over(row)
 
 
 def _ask(
