@@ -222,7 +222,7 @@ def _move(made: Path, target: Path) -> None:
 
 
 def _show(model: str, found: Found) -> None:
-    tell = partial(output.console.print, soft_wrap=True, emoji=False)  # code may hold what looks like `:key:`
+    tell = partial(output.console.print, soft_wrap=True)
     measured = found.lengths
     tell(f"\n[bold]rows by {measured.unit}[/bold]  median {measured.median:,}, longest {measured.longest:,}")
     tell(picture(measured))
@@ -231,7 +231,7 @@ def _show(model: str, found: Found) -> None:
     for sample in found.samples:
         tell(f"\n[bold]{escape(sample.domain)}[/bold]  [dim]{escape(sample.path or '')}[/dim]")
         for mark, text in (("?", sample.prompt), ("→", sample.answer)):
-            first, *more = _shortened(text, output.console.width - 4)
+            first, *more = _shortened(output.harmless(text), output.console.width - 4)
             tell(f"  [cyan]{mark}[/cyan] {escape(first)}", *(f"    {escape(line)}" for line in more), sep="\n")
     tell()
     for warning in found.warnings:

@@ -1,5 +1,6 @@
 """What the commands print: for people with Rich, at 80 columns too; for scripts as JSON."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,9 +11,17 @@ from reflux.stages import Stage
 from reflux.summary import Comparison, EpochMetrics
 from reflux.views import RunView
 
-console = Console(highlight=False, soft_wrap=False)
+console = Console(highlight=False, soft_wrap=False, emoji=False)
 
 STAGES = [stage.value for stage in Stage]
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def harmless(text: str) -> str:
+    """Text of a model, or of a file, without the characters that could steer a terminal."""
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def err(message: str, hint: str = "") -> None:

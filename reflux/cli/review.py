@@ -49,10 +49,10 @@ def _show(waiting: list[ReviewView]) -> None:
         output.console.print(f"[bold]{one.key}[/bold], epoch {one.epoch}: {len(one.corrections)} corrections")
         for row in one.corrections:
             output.console.print(f"\n[bold]{row.prompt_id}[/bold]  {row.why}")
-            output.console.print(row.prompt, markup=False)
+            output.console.print(output.harmless(row.prompt), markup=False)
             for name, text in (("the student", row.attempt_verdict.code), ("the teacher", row.answer.text)):
                 output.console.print(f"[dim]{name}:[/dim]")
-                output.console.print(Syntax(text.strip(), "c", word_wrap=True, background_color="default"))
+                output.console.print(Syntax(output.harmless(text.strip()), "c", word_wrap=True, background_color="default"))
     output.console.print("\nDecide: --approve-all, --refuse-all, or --save FILE, edit it, and --from FILE.")
 
 

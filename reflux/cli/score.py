@@ -97,9 +97,10 @@ def _show(name: str, verdict: Verdict, minimum: float) -> None:
     for reason in lost:
         if reason.line is not None and shown < reason.line <= len(lines):
             shown = reason.line
-            output.console.print(f"  [dim]{shown:4}[/dim] {escape(lines[shown - 1].expandtabs(4))}", soft_wrap=True)
+            line = escape(output.harmless(lines[shown - 1].expandtabs(4)))
+            output.console.print(f"  [dim]{shown:4}[/dim] {line}", soft_wrap=True)
         where = f"{reason.column}: " if reason.line is not None and reason.column else ""
-        text = f"{reason.part} {where}{escape(reason.message)} [dim]({escape(reason.rule)})[/dim]"
+        text = f"{reason.part} {where}{escape(output.harmless(reason.message))} [dim]({escape(reason.rule)})[/dim]"
         output.console.print(f"       [red]{reason.points:+.1f}[/red] {text}", soft_wrap=True)
 
 

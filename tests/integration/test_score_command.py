@@ -85,3 +85,12 @@ def test_wrong_use_is_said_in_a_sentence(tmp_path: Path) -> None:
     broken.write_text('{"prompt_id": "x"}\n')
     assert "line 1" in score(broken).stderr
     assert "Traceback" not in missing.stderr + score(broken).stderr
+
+
+def test_code_can_not_steer_the_terminal(tmp_path: Path) -> None:
+    code = tmp_path / "bad.c"
+    code.write_text("int f(int x)\n{\n    goto out; /* \x1b]0;owned\x07 \x9b31m :bug: [red] */\nout:\n    return x;\n}\n")
+    shown = score(code).stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert "]0;owned\N{REPLACEMENT CHARACTER}" in shown
+    assert ":bug: [red]" in shown
