@@ -3,6 +3,9 @@
     in   {"do": {run_id, command, spec, artifacts, task_id, attempt}}   {"stop": why}
     out  {"report": a beat's body}*, then one of  {"event": …}  {"failure": …}  {"stopped": why}
 
+    in   {"ask": a Question, "id": …}   {"give_up": id}
+    out  {"to": id, "piece": text}*, then  {"to": id, "end": a Failure or null}
+
 One JSON object a line. It ends with its parent, however that ends: by the kernel's signal, and by the end of its input.
 """
 
@@ -18,10 +21,11 @@ from typing import Any, TextIO
 
 from reflux.artifacts import Artifacts
 from reflux.commands import CommandAdapter
-from reflux.errors import RefluxError, Stopped, failure
+from reflux.errors import Failure, RefluxError, Stopped, failure
 from reflux.events import Fact
 from reflux.spec import RunSpec
 from reflux.task import Task
+from services.gpu_trainer.question import Asked, Question
 
 REPORT_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
@@ -38,11 +42,13 @@ def main() -> None:
 
 
 class Child:
-    """The main thread works; one thread listens for stops; during a task, one passes its reports on."""
+    """The main thread works; one thread listens for stops and questions; during a task, one passes its reports on."""
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
-        self.orders: queue.Queue[Task] = queue.Queue()
+        self.orders: queue.Queue[Task | None] = queue.Queue()  # None: there is a question
+        self.questions: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+        self.asked: dict[str, Asked] = {}
         self.lock = threading.Lock()
         self.latest: Task | None = None
 
@@ -52,17 +58,38 @@ class Child:
             if "do" in message:
                 self.latest = received(message["do"])
                 self.orders.put(self.latest)
+            elif "ask" in message:
+                self._ask(message["id"], Question.model_validate(message["ask"]))
+            elif "give_up" in message:
+                if asked := self.asked.get(message["give_up"]):
+                    asked.given_up = True
             elif self.latest:
                 self.latest.stop = message["stop"]
         os._exit(0)
 
+    def _ask(self, name: str, question: Question) -> None:
+        def say(piece: str) -> None:
+            self._say({"to": name, "piece": piece})
+
+        def end(failed: Failure | None) -> None:
+            self.asked.pop(name)
+            self._say({"to": name, "end": failed.model_dump(mode="json") if failed else None})
+
+        self.asked[name] = Asked(question, say, end)
+        self.questions.put(self.asked[name])
+        self.orders.put(None)
+
     def work(self) -> None:
+        from services.gpu_trainer.infer import answer_waiting
         from services.gpu_trainer.models import Bench, prepare_torch
 
         prepare_torch()
-        bench = Bench()
+        bench = Bench(self.questions)
         while True:
             task = self.orders.get()
+            answer_waiting(bench)
+            if task is None:
+                continue
             ended = threading.Event()
             reporter = threading.Thread(target=self._report, args=(task, ended))
             reporter.start()

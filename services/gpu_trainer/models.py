@@ -2,6 +2,7 @@
 
 import gc
 import os
+import queue
 import resource
 import warnings
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from reflux.errors import Terminal
 from reflux.task import Task
 from services.gpu_trainer import weights
 from services.gpu_trainer.chat import FALLBACK_TEMPLATE
+from services.gpu_trainer.question import Asked
 
 
 @dataclass
@@ -52,9 +54,13 @@ class Student:
 
 
 class Bench:
-    """Holds the base model that was asked for last: another run on the same base swaps adapters, and reloads nothing."""
+    """Holds the base model that was asked for last: another run on the same base swaps adapters, and reloads nothing.
 
-    def __init__(self) -> None:
+    `questions` are those that wait for the next chunk's border.
+    """
+
+    def __init__(self, questions: "queue.SimpleQueue[Asked] | None" = None) -> None:
+        self.questions = questions or queue.SimpleQueue()
         self._key: tuple[object, ...] = ()
         self._student: Student | None = None
 

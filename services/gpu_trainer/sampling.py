@@ -19,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from reflux.spec import Generation
 from services.gpu_trainer.models import Student
 
 NUCLEUS = 256
@@ -34,6 +35,13 @@ class Sampling:
     temperature: float
     top_p: float
     stop_at_fence: bool
+
+
+def limits(student: Student, settings: Generation, new_tokens: int) -> tuple[Sampling, int]:
+    """How to answer, and how many tokens of prompt there may be: a short context keeps at least half of it for the prompt."""
+    new_tokens = min(new_tokens, student.context // 2)
+    sampling = Sampling(new_tokens, settings.temperature, settings.top_p, settings.stop_at_fence)
+    return sampling, min(settings.max_prompt_tokens, student.context - new_tokens)
 
 
 @dataclass

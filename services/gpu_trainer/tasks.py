@@ -6,19 +6,21 @@ The parent never imports torch. It beats while the child computes, and can cut i
 import json
 import os
 import queue
+import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 from reflux.commands import Chunk
-from reflux.errors import ErrorClass, Failure, Retriable, Stopped, Terminal
+from reflux.errors import ErrorClass, Failure, RefluxError, Retriable, Stopped, Terminal
 from reflux.events import Event, EventAdapter
 from reflux.task import Task
 from services.gpu_trainer.child import described
+from services.gpu_trainer.question import Question
 
 POLL_SECONDS = 0.1
 ENVIRONMENT = {
@@ -34,6 +36,7 @@ ENVIRONMENT = {
 }
 
 _one_at_a_time = threading.Lock()
+_starting = threading.Lock()
 _child: "_Child | None" = None
 
 
@@ -66,6 +69,24 @@ def carry_out(task: Task) -> Event:
 HANDLERS: dict[str, Callable[[Task], Event]] = {"train": carry_out, "generate": carry_out, "export_model": carry_out}
 
 
+def infer(question: Question) -> Iterator[str]:
+    """The answer to a question, in pieces as they are written. Leaving off ends it.
+
+    It is answered before a waiting command, between two chunks of a Generate, and after a Train. Raises what the child raised;
+    Retriable when it died.
+    """
+    child = _living_child()
+    name, pieces = child.ask(question)
+    try:
+        while "piece" in (message := pieces.get()):
+            yield message["piece"]
+        child.check(message)
+        if message["end"] is not None:
+            raise _error(message["end"])
+    finally:
+        child.give_up(name)
+
+
 @cache
 def capabilities() -> dict[str, Any]:
     """What this machine can do, looked up once by a process of its own: see probe.py."""
@@ -79,9 +100,13 @@ def _outcome(message: dict[str, Any]) -> Event:
         return EventAdapter.validate_python(message["event"])
     if "stopped" in message:
         raise Stopped(message["stopped"])
-    failed = Failure.model_validate(message["failure"])
+    raise _error(message["failure"])
+
+
+def _error(described: dict[str, Any]) -> RefluxError:
+    failed = Failure.model_validate(described)
     error = Terminal if failed.error_class == ErrorClass.TERMINAL else Retriable
-    raise error(failed.code, failed.message, failed.hint)
+    return error(failed.code, failed.message, failed.hint)
 
 
 def _pass_on(task: Task, report: dict[str, Any]) -> None:
@@ -97,9 +122,10 @@ def _pass_on(task: Task, report: dict[str, Any]) -> None:
 
 def _living_child() -> "_Child":
     global _child  # noqa: PLW0603 (one child a process, and it outlives every task)
-    if _child is None or not _child.alive:
-        _child = _Child()
-    return _child
+    with _starting:
+        if _child is None or not _child.alive:
+            _child = _Child()
+        return _child
 
 
 class _Child:
@@ -110,6 +136,8 @@ class _Child:
 
     def __init__(self) -> None:
         self.heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.answers: dict[str, queue.Queue[dict[str, Any]]] = {}
+        self.writing = threading.Lock()
         self.alive = True
         started: queue.Queue[subprocess.Popen[str]] = queue.Queue()
         threading.Thread(target=self._hear_all, args=(started,), daemon=True).start()
@@ -118,10 +146,25 @@ class _Child:
     def say(self, message: dict[str, Any]) -> None:
         assert self.process.stdin
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
+            with self.writing:
+                self.process.stdin.write(json.dumps(message) + "\n")
+                self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it is dead, or was just found dead and its pipes closed; `hear` says so
+
+    def ask(self, question: Question) -> "tuple[str, queue.Queue[dict[str, Any]]]":
+        """The question's name, and where the pieces of its answer come."""
+        name = secrets.token_hex(8)
+        pieces: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.answers[name] = pieces
+        self.say({"ask": question.model_dump(mode="json"), "id": name})
+        if not self.alive:
+            pieces.put({"died": self.process.returncode})
+        return name, pieces
+
+    def give_up(self, name: str) -> None:
+        self.answers.pop(name)
+        self.say({"give_up": name})
 
     def hear(self, seconds: float) -> dict[str, Any] | None:
         """Its next message, or None. Retriable once it is dead and everything it said has been heard."""
@@ -129,9 +172,12 @@ class _Child:
             message = self.heard.get(timeout=seconds)
         except queue.Empty:
             return None
+        self.check(message)
+        return message
+
+    def check(self, message: dict[str, Any]) -> None:
         if "died" in message:
             raise Retriable("worker_lost", f"The training process died ({_manner(message['died'])}).")
-        return message
 
     def kill(self) -> None:
         self.process.kill()
@@ -148,9 +194,16 @@ class _Child:
         with process:
             for line in process.stdout:
                 if line.endswith("\n"):  # else it was killed while it wrote
-                    self.heard.put(json.loads(line))
+                    self._hear(json.loads(line))
         self.alive = False
-        self.heard.put({"died": process.returncode})
+        for heard in (self.heard, *list(self.answers.values())):
+            heard.put({"died": process.returncode})
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "to" not in message:
+            self.heard.put(message)
+        elif asker := self.answers.get(message["to"]):
+            asker.put(message)
 
 
 def _manner(returncode: int) -> str:

@@ -1,34 +1,42 @@
-"""Training and generation with a tiny real student on the CPU."""
+"""Training with a tiny real student on the CPU: rows, adapters, checkpoints, trouble."""
 
-import resource
-from collections.abc import Callable
+import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from reflux.artifacts import Artifacts
-from reflux.commands import Command, ExportModel, Generate, Train
-from reflux.errors import Stopped, Terminal
-from reflux.records import Answer, Correction, Example, Lineage, Message, Prompt, TeacherAnswer, Verdict
-from reflux.spec import RunSpec
-from reflux.stages import Stage
+from reflux.errors import Retriable, Stopped, Terminal
+from reflux.records import Answer, Message
 from reflux.task import Task
-from services.gpu_trainer import adapters
+from services.gpu_trainer import adapters, room
 from services.gpu_trainer.chat import encode, encode_prompt
-from services.gpu_trainer.export import export_model
 from services.gpu_trainer.generate import generate
 from services.gpu_trainer.models import Bench
 from services.gpu_trainer.rows import training_rows, validation_rows
 from services.gpu_trainer.train import Trainer, config, encoded, train
 from tests import tiny_student
+from tests.trainer_tasks import (
+    SYSTEM,
+    StoppedBy,
+    copied,
+    correction,
+    example,
+    filled,
+    generate_command,
+    lines,
+    little_memory,
+    make_spec,
+    make_task,
+    same,
+    taught,
+    train_command,
+    weights,
+)
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-SYSTEM = "Answer with one C function."
 
 
 @pytest.fixture(scope="module")
@@ -43,96 +51,7 @@ def bench() -> Bench:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Artifacts:
-    store = Artifacts(f"file://{tmp_path}/store")
-    store.write_rows("in/train.jsonl", [example(n) for n in range(12)])
-    store.write_rows("in/val.jsonl", [example(n) for n in range(20, 24)])
-    store.write_rows("in/prompts.jsonl", [prompt(n, "practice") for n in range(7)] + [prompt(n, "dev") for n in range(7, 10)])
-    return store
-
-
-def copied(store: Artifacts) -> Artifacts:
-    """Another store with the same input and nothing else."""
-    twin = Artifacts(store.url + "-twin")
-    for path in store.paths("in"):
-        twin.put(path, store.get(path))
-    return twin
-
-
-def example(number: int) -> Example:
-    messages = (
-        Message(role="user", content=f"Write a C function that returns the priority {number} of a frame."),
-        Message(role="assistant", content=f"```c\nuint8_t priority(void)\n{{\n    return {number}U;\n}}\n```"),
-    )
-    return Example(id=f"e{number}", messages=messages, family=f"f{number}", lineage=Lineage(origin="source"))
-
-
-def prompt(number: int, part: Any) -> Prompt:
-    return Prompt(id=f"p{number}", text=f"Write a C function that clamps {'a sample ' * number}.", set=part, family=f"f{number}")
-
-
-def make_spec(model: Path | str, **sections: dict[str, Any]) -> RunSpec:
-    training = {
-        "max_steps": 8,
-        "batch_size": 2,
-        "accumulation": 2,
-        "learning_rate": 1e-2,
-        "warmup_steps": 2,
-        "log_steps": 2,
-        "eval_steps": 4,
-        "checkpoint_steps": 3,
-        "max_length": 256,
-        "gradient_checkpointing": False,
-    }
-    return RunSpec.model_validate(
-        {
-            "data": {"sources": [{"uri": "file:///sources"}]},
-            "student": {"model": str(model), "method": "lora", "device": "cpu"} | sections.get("student", {}),
-            "lora": {"r": 8, "alpha": 16},
-            "prompts": {"system": SYSTEM},
-            "training": training | sections.get("training", {}),
-            "generation": {"max_new_tokens": 24, "batch_size": 4, "chunk_size": 2} | sections.get("generation", {}),
-            "export": sections.get("export", {}),
-        }
-    )
-
-
-def train_command(**fields: Any) -> Train:
-    return Train(stage=Stage.TRAINING, epoch=1, train_path="in/train.jsonl", val_path="in/val.jsonl", **fields)
-
-
-def generate_command(**fields: Any) -> Generate:
-    fields = {"model": "student", "sets": ("practice", "dev"), "max_new_tokens": 24} | fields
-    return Generate(stage=Stage.REFINING, epoch=1, prompts_path="in/prompts.jsonl", **fields)
-
-
-def make_task(store: Artifacts, spec: RunSpec, command: Command, attempt: int = 1) -> Task:
-    return Task(run_id="r1", command=command, spec=spec, artifacts=store, attempt=attempt)
-
-
-class StoppedBy(Task):
-    """A task that is asked to stop once a condition on what it reports holds."""
-
-    def __init__(self, task: Task, when: Callable[[float], bool]) -> None:
-        super().__init__(task.run_id, task.command, task.spec, task.artifacts, attempt=task.attempt)
-        self.when = when
-
-    def progress(self, done: float, total: float, note: str = "") -> None:
-        super().progress(done, total, note)
-        if self.when(done):
-            self.stop = "pause"
-
-
-def lines(task: Task) -> str:
-    return "\n".join(line["line"] for line in task.drain()["logs"])
-
-
-def weights(store: Artifacts, path: str) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = load_file(Path(store.url.removeprefix("file://")) / path / "adapter_model.safetensors")
-    return tensors
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return filled(f"file://{tmp_path}/store")
 
 
 # Rows
@@ -155,6 +74,17 @@ def test_only_what_the_assistant_wrote_is_learnt(tiny: Path, bench: Bench, store
     prompt_ids, _ = encode_prompt(student.tokenizer, SYSTEM, "Clamp it.", 1024)
     assert list(row.ids[: len(prompt_ids)]) == prompt_ids
     assert not any(row.learnt[: len(prompt_ids)])
+
+    # Token by token: it counts if and only if its characters lie within what an assistant turn wrote, its end included.
+    written = []
+    for message in messages:
+        at = whole.index(message.content)
+        if message.role == "assistant":
+            written.append(range(at, at + len(message.content + "<|im_end|>")))
+    spans = student.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    assert spans.input_ids[: len(row.ids)] == list(row.ids)
+    for (start, _), mine in zip(spans.offset_mapping, row.learnt, strict=False):
+        assert mine == any(start in place for place in written)
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -202,26 +132,6 @@ def test_a_long_prompt_loses_its_end_but_not_its_frame(tiny: Path, bench: Bench,
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
-def taught(number: int, text: str) -> TeacherAnswer:
-    return TeacherAnswer(prompt_id=f"p{number}", prompt=prompt(number, "practice").text, text=text, model="teacher")
-
-
-def correction(number: int, text: str, *, admitted: bool) -> Correction:
-    verdict = Verdict(
-        prompt_id=f"p{number}", overall=3, syntax=3, protocol=3, safety=3, style=3, compiles=False, code="", rubric="1"
-    )
-    attempt = Answer(prompt_id=f"p{number}", prompt="", text="bad")
-    return Correction(
-        prompt_id=f"p{number}",
-        prompt=prompt(number, "practice").text,
-        attempt=attempt,
-        attempt_verdict=verdict,
-        answer=taught(number, text),
-        verdict=verdict,
-        admitted=admitted,
-    )
-
-
 def test_the_latest_admitted_correction_replaces_what_was_taught(tiny: Path, store: Artifacts) -> None:
     store.write_rows("t.jsonl", [taught(1, "one"), taught(2, "two"), taught(3, "")])
     store.write_rows("c1.jsonl", [correction(1, "one corrected", admitted=True), correction(2, "two worse", admitted=False)])
@@ -259,6 +169,8 @@ def test_training_lowers_the_loss_and_stores_adapter_and_tokenizer(tiny: Path, b
     assert any("tfevents" in path for path in store.paths(f"{task.folder}/tensorboard"))
     series = {name for point in task.drain()["metrics"] for name in point["values"]}
     assert {"loss", "val_loss", "learning_rate", "tokens_per_second", "grad_norm"} <= series
+    assert {"step_seconds", "eta_seconds", "memory_gb", "peak_memory_gb"} <= series
+    assert manifest["student"] == {"model": str(tiny), "revision": None}
 
 
 def test_a_short_training_still_reaches_its_learning_rate(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -267,6 +179,7 @@ def test_a_short_training_still_reaches_its_learning_rate(tiny: Path, bench: Ben
     train(task, bench)
     rates = [point["values"]["learning_rate"] for point in task.drain()["metrics"] if "loss" in point["values"]]
     assert max(rates) == 1e-2
+    assert min(rates) > 0
 
 
 def test_passes_are_counted_in_rows(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -324,6 +237,38 @@ def test_stop_saves_and_the_next_attempt_ends_like_the_undisturbed_twin(tiny: Pa
     assert same(weights(store, event.adapter_path), weights(twin_store, twin.adapter_path))
 
 
+@pytest.mark.parametrize(("call", "step"), [(18, 3), (22, 4)], ids=["first step of a pass", "another"])
+def test_a_stop_does_not_wait_for_a_steps_other_batches(tiny: Path, bench: Bench, store: Artifacts, call: int, step: int) -> None:
+    """A step reports when it begins, after each batch but the last, and at its end: five times here."""
+    spec = make_spec(tiny, training={"batch_size": 1, "accumulation": 4, "eval_steps": 100, "checkpoint_steps": 100})
+    calls = itertools.count(1)
+    stopped = StoppedBy(make_task(store, spec, train_command()), when=lambda _: next(calls) == call)
+    with pytest.raises(Stopped):
+        train(stopped, bench)
+    assert next(calls) == call + 1
+    assert f"checkpoint at step {step}" in lines(stopped)
+    event = train(make_task(store, spec, train_command(), attempt=2), bench)
+    twin_store = copied(store)
+    twin = train(make_task(twin_store, spec, train_command()), bench)
+    assert event.train_loss == twin.train_loss
+    assert same(weights(store, event.adapter_path), weights(twin_store, twin.adapter_path))
+
+
+def test_a_stop_before_the_first_step_saves_nothing(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    task = StoppedBy(make_task(store, make_spec(tiny), train_command()), when=lambda _: True)
+    with pytest.raises(Stopped):
+        train(task, bench)
+    assert store.paths(task.pieces) == []
+
+
+def test_at_the_runs_limit_what_was_learnt_is_an_adapter(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    task = StoppedBy(make_task(store, make_spec(tiny), train_command()), when=lambda done: done >= 5, why="limit")
+    event = train(task, bench)
+    assert event.steps == 5
+    assert weights(store, event.adapter_path)
+    assert "ended by the run's limit at step 5 of 8" in lines(task)
+
+
 def test_a_stop_during_validation_loses_no_validation(tiny: Path, bench: Bench, store: Artifacts) -> None:
     spec = make_spec(tiny, training={"batch_size": 1})
 
@@ -343,6 +288,31 @@ def test_two_checkpoints_are_kept(tiny: Path, bench: Bench, store: Artifacts) ->
     train(task, bench)
     kept = {path.removeprefix(task.pieces + "/").split("/")[0] for path in store.paths(task.pieces)}
     assert kept == {"checkpoint-6", "checkpoint-8"}
+
+
+def test_where_disk_is_scarce_old_checkpoints_go_first(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    training = {"max_steps": 10, "checkpoint_steps": 2}
+    spec = make_spec(tiny, training=training, limits={"min_disk_gb": 1e9})
+    past = make_task(store, spec, train_command().model_copy(update={"epoch": 0}))
+    store.put(f"{past.pieces}/checkpoint-100/model.safetensors", b"of an epoch that is over")
+    task = make_task(store, spec, train_command())
+    event = train(task, bench)
+    assert event.steps == 10
+    assert store.paths(past.pieces) == []
+    assert "old checkpoints dropped" in lines(task)
+    kept = {path.removeprefix(task.pieces + "/").split("/")[0] for path in store.paths(task.pieces)}
+    assert kept == {"checkpoint-6", "checkpoint-8"}  # before 8 was written, there was 6 alone
+
+
+def test_a_full_disk_is_said_and_tried_again(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    class OnFullDisk(Task):
+        def metrics(self, *_: int, **__: float) -> None:
+            Path("/dev/full").write_text("something")
+
+    task = make_task(store, make_spec(tiny), train_command())
+    with pytest.raises(Retriable, match="No space left") as caught:
+        train(OnFullDisk(task.run_id, task.command, task.spec, store), bench)
+    assert caught.value.code == "disk_low"
 
 
 def test_a_finished_adapter_is_not_trained_again(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -390,18 +360,12 @@ def test_early_stop_takes_the_best_weights(tiny: Path, bench: Bench, store: Arti
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    """Of the machine's memory, this process may have little more than it has."""
     many = [example(n) for n in range(512)]
     store.write_rows("in/train.jsonl", many)
     task = make_task(store, make_spec(tiny, training={"batch_size": 512, "accumulation": 1, "max_steps": 2}), train_command())
     bench.load(task)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 1_000_000_000, before[1]))
-    try:
+    with little_memory(1_000_000_000):
         event = train(task, bench)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
     assert event.steps == 2
     assert "out of memory: going on with batches of 256" in lines(task)
 
@@ -409,22 +373,81 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: Path, bench: Benc
 def test_rows_that_are_too_long_are_cut_and_counted(tiny: Path, bench: Bench, store: Artifacts) -> None:
     task = make_task(store, make_spec(tiny, training={"max_length": 45, "max_steps": 1}), train_command())
     event = train(task, bench)
-    assert event.rows_truncated > 0
-    assert "were cut to 45 tokens" in lines(task)
+    tokenizer = bench.load(task).tokenizer
+    whole = [tokenizer.apply_chat_template([m.model_dump() for m in example(n).messages]).input_ids for n in range(12)]
+    assert event.rows_truncated == sum(len(ids) - 1 > 45 for ids in whole) > 0  # but for the template's last line break
+    assert f"{event.rows_truncated} of 12 rows were cut to 45 tokens" in lines(task)
 
 
-def test_nf4_trains_and_answers_on_a_cpu(tiny: Path, store: Artifacts) -> None:
-    bench = Bench()
-    nf4 = {"method": "qlora", "quantization": "nf4"}
-    spec = make_spec(tiny, student=nf4, training={"max_steps": 12, "gradient_checkpointing": True})
+NF4 = {"method": "qlora", "quantization": "nf4"}
+
+
+def test_the_best_weights_are_kept_beside_the_last(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    training = {"learning_rate": 3.0, "warmup_steps": 0, "max_steps": 40, "eval_steps": 1, "early_stop_patience": 99}
+    task = make_task(store, make_spec(tiny, training=training), train_command())
+    event = train(StoppedBy(task, when=lambda done: done >= 6, why="limit"), bench)
+    manifest = store.get_json(f"{task.folder}/metrics.json")
+    assert manifest["best_step"] < event.steps
+    best = make_spec(tiny, training={"learning_rate": 1e-12, "max_steps": 1, "eval_steps": 1})
+    command = train_command(adapter_path=f"{task.folder}/best").model_copy(update={"epoch": 2})
+    assert train(make_task(store, best, command), bench).val_loss == pytest.approx(min(manifest["val_losses"].values()))
+    assert not same(weights(store, f"{task.folder}/best"), weights(store, event.adapter_path))
+
+
+@pytest.fixture(scope="module")
+def nf4_bench() -> Bench:
+    return Bench()
+
+
+def test_nf4_trains_and_answers_on_a_cpu(tiny: Path, store: Artifacts, nf4_bench: Bench) -> None:
+    spec = make_spec(tiny, student=NF4, training={"max_steps": 12, "gradient_checkpointing": True})
     task = make_task(store, spec, train_command())
-    event = train(task, bench)
+    student = nf4_bench.load(task)
+    generate(make_task(store, spec, generate_command(sets=("practice",))), nf4_bench)  # no gradient may be lost after it
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    event = train(task, nf4_bench)
     losses = store.get_json(f"{task.folder}/metrics.json")["losses"]
     assert losses[-1] < 0.95 * losses[0]
-    answers = generate(make_task(store, spec, generate_command(sets=("dev",), adapter_path=event.adapter_path)), bench)
+    answers = generate(make_task(store, spec, generate_command(sets=("dev",), adapter_path=event.adapter_path)), nf4_bench)
     assert answers.tokens > 0
-    weight = bench.load(task).model.model.layers[0].mlp.up_proj.weight
-    assert type(weight).__name__ == "Params4bit"
+    assert nf4_bench.load(task) is student
+    assert same(before, dict(student.model.state_dict()))
+    assert type(student.model.model.layers[0].mlp.up_proj.weight).__name__ == "Params4bit"
+
+
+def test_nf4_goes_on_along_the_undisturbed_twins_losses(tiny: Path, store: Artifacts, nf4_bench: Bench) -> None:
+    spec = make_spec(tiny, student=NF4)
+    with pytest.raises(Stopped):
+        train(StoppedBy(make_task(store, spec, train_command()), when=lambda done: done >= 5), nf4_bench)
+    twin_store = copied(store)
+    tasks = make_task(store, spec, train_command(), attempt=2), make_task(twin_store, spec, train_command())
+    for task in tasks:
+        train(task, nf4_bench)
+    ours, twins = (task.artifacts.get_json(f"{task.folder}/metrics.json")["losses"] for task in tasks)
+    assert ours == pytest.approx(twins, abs=1e-3)
+
+
+def test_a_training_on_nf4_has_its_norms_in_fp32_and_gives_them_back(tiny: Path, store: Artifacts) -> None:
+    spec = make_spec(tiny, student=NF4 | {"dtype": "bfloat16"})
+    student = Bench().load(make_task(store, spec, train_command()))
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    norm = student.model.model.norm
+    assert norm.weight.dtype == torch.bfloat16
+    with adapters.trainable(student, spec, None) as model:
+        assert norm.weight.dtype == student.model.get_input_embeddings().weight.dtype == torch.float32
+        trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+        assert trained == {torch.float32}
+    assert norm.weight.dtype == torch.bfloat16
+    assert same(before, dict(student.model.state_dict()))
+
+
+def test_what_a_training_needs_is_said_before_it_begins(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    task = make_task(store, make_spec(tiny), train_command())
+    room.report(task, bench.load(task))
+    assert "the training needs about" in lines(task)
+    huge = make_task(store, make_spec(tiny, training={"batch_size": 10_000_000}), train_command())
+    room.report(huge, bench.load(huge))
+    assert "training.batch_size: 1 (and training.accumulation: 20000000) would need about" in lines(huge)
 
 
 def test_full_fine_tuning_trains_all_weights_and_leaves_the_base(tiny: Path, bench: Bench, store: Artifacts) -> None:
@@ -437,116 +460,3 @@ def test_full_fine_tuning_trains_all_weights_and_leaves_the_base(tiny: Path, ben
     texts = [[row.text for chunk in event.chunks for row in store.read_rows(chunk.path, Answer)] for event in (base, tuned)]
     assert texts[0] != texts[1]
     assert same(before, dict(bench.load(make_task(store, spec, train_command())).model.state_dict()))
-
-
-# Generation
-
-
-def answers_of(store: Artifacts, chunks: Any) -> dict[str, bytes]:
-    return {chunk.name: store.get(chunk.path) for chunk in chunks}
-
-
-def test_chunks_have_a_fixed_composition(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    task = make_task(store, make_spec(tiny), generate_command(samples=2, sets=("dev", "practice")))
-    event = generate(task, bench)
-    assert [(chunk.name, chunk.count) for chunk in event.chunks] == [
-        *[(f"student-dev-{n:04d}", 2) for n in range(3)],
-        *[(f"student-practice-{n:04d}", 2) for n in range(7)],
-    ]
-    rows = [row for chunk in event.chunks for row in store.read_rows(chunk.path, Answer)]
-    assert [(row.prompt_id, row.sample) for row in rows] == [(f"p{n}", s) for n in [7, 8, 9, *range(7)] for s in (0, 1)]
-    assert rows[0].text != rows[1].text
-    assert all(0 < row.tokens <= 24 for row in rows)
-    assert event.tokens == sum(row.tokens for row in rows)
-    assert {chunk["path"] for chunk in task.drain()["chunks"]} == {chunk.path for chunk in event.chunks}
-
-
-def test_a_stopped_generation_goes_on_to_the_same_texts(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    spec = make_spec(tiny)
-    stopped = StoppedBy(make_task(store, spec, generate_command()), when=lambda done: done > 5)
-    with pytest.raises(Stopped):
-        generate(stopped, bench)
-    early = store.paths(stopped.pieces)
-    assert len(early) == 2
-    again = generate(make_task(store, spec, generate_command(), attempt=2), bench)
-    twin_store = copied(store)
-    twin = generate(make_task(twin_store, spec, generate_command()), bench)
-    assert answers_of(store, again.chunks) == answers_of(twin_store, twin.chunks)
-
-
-def test_stored_chunks_are_not_written_again(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    task = make_task(store, make_spec(tiny), generate_command())
-    planted = Answer(prompt_id="p2", prompt="", text="planted", tokens=1).model_dump_json().encode() + b"\n"
-    store.put(f"{task.pieces}/student-practice-0001.jsonl", planted)
-    event = generate(task, bench)
-    assert store.get(f"{task.pieces}/student-practice-0001.jsonl") == planted
-    assert len(event.chunks) == 6
-
-
-def test_a_prompt_gets_the_same_answer_in_another_batch(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    texts = []
-    for batch in (1, 6):
-        spec = make_spec(tiny, generation={"batch_size": batch, "chunk_size": 1})
-        other = Artifacts(f"{store.url}-{batch}")
-        other.put("in/prompts.jsonl", store.get("in/prompts.jsonl"))
-        event = generate(make_task(other, spec, generate_command()), bench)
-        texts.append(answers_of(other, event.chunks))
-    assert texts[0] == texts[1]
-
-
-def test_greedy_answers_are_those_of_the_library(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    """Left padding, positions, cache and merged adapter against `generate` of transformers with the adapter left as it is."""
-    spec = make_spec(tiny, generation={"temperature": 0, "batch_size": 8, "chunk_size": 8})
-    trained = train(make_task(store, spec, train_command()), bench)
-    event = generate(make_task(store, spec, generate_command(sets=("practice",), adapter_path=trained.adapter_path)), bench)
-    rows = [row for chunk in event.chunks for row in store.read_rows(chunk.path, Answer)]
-    student = bench.load(make_task(store, spec, train_command()))
-    folder = Path(store.url.removeprefix("file://")) / trained.adapter_path
-    with adapters.trainable(student, spec, folder) as model:
-        model.eval()
-        for row in rows:
-            ids, _ = encode_prompt(student.tokenizer, SYSTEM, row.prompt, 1000)
-            made = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0, len(ids) :]
-            assert row.text == student.tokenizer.decode(made, skip_special_tokens=True)
-
-
-# Export and models
-
-
-def test_the_merged_export_answers_like_the_adapter(tiny: Path, bench: Bench, store: Artifacts) -> None:
-    spec = make_spec(tiny, export={"merge": True}, generation={"temperature": 0})
-    trained = train(make_task(store, spec, train_command()), bench)
-    command = ExportModel(stage=Stage.EXPORTING, epoch=1, adapter_path=trained.adapter_path)
-    event = export_model(make_task(store, spec, command), bench)
-    assert event.merged
-    assert event.files == len(store.paths(event.path))
-    ours = generate(make_task(store, spec, generate_command(adapter_path=trained.adapter_path)), bench)
-    merged = Path(store.url.removeprefix("file://")) / event.path / "merged"
-    other = Artifacts(store.url + "-merged")
-    other.put("in/prompts.jsonl", store.get("in/prompts.jsonl"))
-    plain = generate(make_task(other, make_spec(merged, generation={"temperature": 0}), generate_command()), Bench())
-    assert answers_of(store, ours.chunks) == answers_of(other, plain.chunks)
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        ("/nowhere/at/all", "no config.json"),
-        ("package:no-such-package/model.gguf", "is not installed"),
-        ("package:pydantic/model.gguf", "has no GGUF file"),
-        ("not a/valid/hub id", "no model"),
-    ],
-)
-def test_a_missing_model_is_said_at_once(model: str, says: str, store: Artifacts) -> None:
-    with pytest.raises(Terminal, match=says) as caught:
-        Bench().load(make_task(store, make_spec(model), train_command()))
-    assert caught.value.code == "model_not_found"
-    assert caught.value.hint
-
-
-def test_a_gpu_that_is_not_there_is_said(tiny: Path, store: Artifacts) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has one")
-    with pytest.raises(Terminal) as caught:
-        Bench().load(make_task(store, make_spec(tiny, student={"device": "cuda"}), train_command()))
-    assert caught.value.code == "gpu_missing"

@@ -22,7 +22,8 @@ from reflux.spec import RunSpec
 from reflux.stages import Stage
 from reflux.task import Task
 from services.gpu_trainer.child import described
-from services.gpu_trainer.tasks import HANDLERS, capabilities
+from services.gpu_trainer.question import Question
+from services.gpu_trainer.tasks import HANDLERS, capabilities, infer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -152,6 +153,40 @@ def test_the_child_stays_for_the_next_command_and_its_reports_arrive(tiny: Path,
     HANDLERS["generate"](generating)
     assert len(generating.drain()["chunks"]) == 2
     assert child_of(os.getpid()) == child
+
+
+def test_a_question_is_answered_by_an_idle_child_and_between_chunks(tiny: Path, store: Artifacts) -> None:
+    settings = spec(tiny)
+    question = Question(run_id="r1", spec=settings, artifacts=store.url, text="Return 7.")
+    answer = "".join(infer(question))
+    assert answer
+    next(infer(question))  # leaving off
+
+    prompts = [Prompt(id=f"p{n}", text=f"Return {n}.", set="practice", family=f"f{n}") for n in range(200)]
+    store.write_rows("in/prompts.jsonl", prompts)
+    command = Generate(
+        stage=Stage.REFINING, epoch=1, model="student", sets=("practice",), max_new_tokens=64, prompts_path="in/prompts.jsonl"
+    )
+    generating = Task(run_id="r1", command=command, spec=settings, artifacts=store)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(HANDLERS["generate"], generating)
+        eventually(lambda: bool(store.paths(generating.pieces)) or outcome.done())
+        assert "".join(infer(question)) == answer
+        assert not outcome.done()
+        generating.stop = "pause"
+        with pytest.raises(Stopped):
+            outcome.result(PATIENCE)
+    with pytest.raises(Terminal, match="nowhere"):
+        list(infer(question.model_copy(update={"spec": spec("/nowhere")})))
+
+
+def test_a_question_to_a_child_that_dies_is_told(tiny: Path, store: Artifacts) -> None:
+    question = Question(run_id="r1", spec=spec(tiny), artifacts=store.url, text="Return 7.")
+    pieces = infer(question)
+    next(pieces)
+    kill_child(signal.SIGKILL)
+    with pytest.raises(Retriable, match="died"):
+        list(pieces)
 
 
 def test_a_stop_reaches_the_child_which_saves(tiny: Path, store: Artifacts) -> None:

@@ -1,10 +1,12 @@
-"""The pure parts of the GPU trainer: choice of tokens, ends of code blocks."""
+"""The pure parts of the GPU trainer: choice of tokens, ends of code blocks, the estimate of memory."""
 
 from collections import Counter
 
 import pytest
 import torch
 
+from reflux.memory import Shape, need, what_fits
+from reflux.spec import RunSpec
 from services.gpu_trainer.sampling import NUCLEUS, choose, end_of_code
 
 
@@ -63,3 +65,64 @@ def test_choices_follow_the_probabilities_also_where_the_nucleus_is_wide(top_p: 
 def test_an_answer_ends_after_its_first_code_block(text: str, kept: str | None) -> None:
     end = end_of_code(text)
     assert (None if end is None else text[:end]) == kept
+
+
+GRANITE_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 49152,
+    "max_position_embeddings": 128000,
+    "tie_word_embeddings": True,
+}
+SMOLLM2_135M = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+
+
+def spec(**sections: dict[str, object]) -> RunSpec:
+    return RunSpec.model_validate({"data": {"sources": [{"uri": "file:///sources"}]}, **sections})
+
+
+def test_parameters_are_counted_from_the_config() -> None:
+    small, large = Shape.of(SMOLLM2_135M), Shape.of({"text_config": GRANITE_8B})
+    assert small
+    assert large
+    assert small.linear + small.other == 134_515_008
+    assert large.linear + large.other == pytest.approx(8.05e9, rel=0.01)
+    assert Shape.of({"d_model": 512}) is None
+
+
+def test_the_default_run_fits_an_a100_and_less() -> None:
+    granite = Shape.of(GRANITE_8B)
+    assert granite
+    estimate = need(granite, spec(), bf16=True)
+    assert estimate.weights == pytest.approx(4.9, abs=0.3)  # 4 bits and a bit for 7.9 billion, 4 bytes for the embeddings
+    assert 10 < estimate.total < 20
+    assert what_fits(granite, spec(), bf16=True, there_gb=40) == ""
+
+
+def test_what_does_not_fit_comes_with_the_least_that_would() -> None:
+    granite = Shape.of(GRANITE_8B)
+    assert granite
+    wide = spec(training={"batch_size": 8, "accumulation": 1})
+    assert what_fits(granite, wide, bf16=True, there_gb=20).startswith(
+        "training.batch_size: 1 (and training.accumulation: 8) would"
+    )
+    lora = spec(student={"method": "lora"})
+    assert what_fits(granite, lora, bf16=True, there_gb=20).startswith("student.method: qlora would need about")
+    full = spec(student={"method": "full"}, training={"gradient_checkpointing": False})
+    told = what_fits(granite, full, bf16=True, there_gb=9)
+    assert told.startswith(
+        "training.gradient_checkpointing: true with student.method: qlora with training.max_length: 2048 would"
+    )
+    assert "smaller student" in what_fits(granite, full, bf16=True, there_gb=4)
