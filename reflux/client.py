@@ -26,9 +26,14 @@ from reflux.views import (
     EpochList,
     EventList,
     EventView,
+    KeyList,
+    KeyMade,
+    KeyView,
     LogList,
+    NewKey,
     Problem,
     ReviewView,
+    Role,
     RunList,
     RunView,
     SeriesList,
@@ -38,6 +43,7 @@ from reflux.views import (
 View = TypeVar("View", bound=BaseModel)
 
 TRIES = 6
+AWAY = (429, 502, 503, 504)  # try again later
 
 
 class ApiError(Exception):
@@ -137,22 +143,35 @@ class Client:
     def workers(self) -> list[WorkerView]:
         return TypeAdapter(list[WorkerView]).validate_python(self._request("GET", "/v1/system/workers").json())
 
+    def create_key(self, role: Role, label: str) -> KeyMade:
+        """A new key; what opens is in this answer alone."""
+        body = NewKey(role=role, label=label).model_dump()
+        return self._call(KeyMade, "POST", "/v1/keys", json=body)
+
+    def all_keys(self) -> list[KeyView]:
+        return self._call(KeyList, "GET", "/v1/keys").data
+
+    def revoke_key(self, key_id: str) -> None:
+        self._request("DELETE", f"/v1/keys/{key_id}")
+
     def follow(self, run_id: str, after: int = 0) -> Iterator[EventView]:
         """Every event of a run once, in order, live until the run is over; a lost connection is taken up again."""
-        over = False
+        over, losses = False, 0
         while not over:
             try:
                 headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
                 with self.http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers, timeout=30) as response:
-                    _raise_for_problem(response)
-                    for line in response.iter_lines():
+                    if response.status_code not in AWAY:
+                        _raise_for_problem(response)
+                    for line in response.iter_lines() if response.is_success else ():
                         if line.startswith("data:"):
                             event = EventView.model_validate_json(line[5:])
-                            after = event.seq
+                            after, losses = event.seq, 0
                             yield event
                 over = self.run(run_id).last_event <= after
             except httpx.TransportError:
-                time.sleep(1)
+                time.sleep(min(0.1 * 2**losses, 5))
+                losses += 1
 
     def wait(self, run_id: str, seconds: float | None = None) -> RunView:
         """The run once it is over. TimeoutError after `seconds`."""
@@ -177,9 +196,10 @@ class Client:
                 if attempt == TRIES - 1:
                     raise Unreachable(f"{self.http.base_url} does not answer: {error}") from error
             else:
-                if response.status_code not in (502, 503, 504) or attempt == TRIES - 1:
+                if response.status_code not in AWAY or attempt == TRIES - 1:
                     _raise_for_problem(response)
                     return response
+                time.sleep(min(float(response.headers.get("Retry-After", 0)), 60))
             time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
 

@@ -6,12 +6,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Failure
-from reflux.records import Correction, Lineage, Message, Verdict
+from reflux.records import Correction, Lineage, Verdict
 from reflux.run import Origin
 from reflux.spec import FieldProblem
 from reflux.summary import Comparison, EpochMetrics, Estimate, Usage
 
 Health = Literal["ok", "recovering", "orphaned"]
+Role = Literal["viewer", "operator", "worker"]
 
 
 class ProgressView(BaseModel):
@@ -208,6 +209,33 @@ class DryRun(BaseModel):
 
     spec: dict[str, Any]
     estimate: Estimate | None = None
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+    label: str = Field(min_length=1, max_length=100, pattern=r"^[\w .,:@/-]+$", description="Whose it is, or what for")
+
+
+class KeyView(BaseModel):
+    """A key without what opens: that was shown once."""
+
+    id: str
+    role: Role
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class KeyMade(KeyView):
+    """`key` is shown here and never again."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    data: list[KeyView]
 
 
 class WorkerView(BaseModel):

@@ -1,5 +1,6 @@
 """The control service's HTTP app: `uvicorn --factory services.api.app:make_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,21 +13,25 @@ from services.api import price_table, problems
 from services.api.auth import bootstrap
 from services.api.database import make_engine, migrate
 from services.api.guard import Guard
-from services.api.routes import contents, forks, reviews, runs, system, tasks
+from services.api.listening import Listener
+from services.api.rates import Buckets
+from services.api.routes import contents, forks, keys, reviews, runs, system, tasks
 from services.api.settings import Settings
 
 
 def make_app() -> FastAPI:
     logs.set_up("api")
     settings = Settings()
-    app = FastAPI(title="Reflux", version=__version__, lifespan=_lifespan)
+    app = FastAPI(title="Reflux", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())
     app.state.artifacts = None
+    app.state.listener = Listener(app.state.engine)
+    app.state.buckets = Buckets(settings.calls_per_minute)
     app.add_middleware(Guard, settings=settings)
     problems.install(app)
-    for router in (runs.router, contents.router, reviews.router, forks.router, tasks.router, system.router):
+    for router in (runs.router, contents.router, keys.router, reviews.router, forks.router, tasks.router, system.router):
         app.include_router(router)
 
     return app
@@ -35,7 +40,9 @@ def make_app() -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(_make_ready, app)
+    listening = asyncio.create_task(app.state.listener.listen())
     yield
+    listening.cancel()
     app.state.engine.dispose()
 
 

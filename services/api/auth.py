@@ -1,22 +1,27 @@
 """Bearer keys: random, shown once, kept as SHA-256. Roles: viewer < operator; worker apart."""
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import Depends, Header
-from sqlalchemy import select
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from reflux.views import KeyView, Role
 from services.api.problems import ProblemError
+from services.api.rates import Buckets
 from services.api.session import Database
 from services.api.settings import Settings
 from services.api.tables import KeyRow
 
-Role = Literal["viewer", "operator", "worker"]
-
 ALLOWS: dict[str, tuple[Role, ...]] = {"viewer": ("viewer",), "operator": ("viewer", "operator"), "worker": ("worker",)}
+ID_DIGITS = 16  # of the digest: enough to tell keys apart, too few to find one by
+
+bearer = HTTPBearer(auto_error=False, description="A key made by `POST /v1/keys`")
 
 
 def new_key(session: Session, role: Role, label: str, secret: str | None = None) -> str:
@@ -25,6 +30,7 @@ def new_key(session: Session, role: Role, label: str, secret: str | None = None)
     known = session.get(KeyRow, digest(secret))
     if known is None:
         session.add(KeyRow(digest=digest(secret), role=role, label=label))
+        session.flush()
     return secret
 
 
@@ -36,26 +42,60 @@ def bootstrap(session: Session, settings: Settings) -> None:
         new_key(session, "worker", "bootstrap", settings.worker_key.get_secret_value())
 
 
+def all_keys(session: Session) -> list[KeyView]:
+    return [key_view(row) for row in session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.digest))]
+
+
+def revoke(session: Session, key_id: str) -> None:
+    """Once more is no error. 409 for the last key that can make others."""
+    operators = list(session.scalars(select(KeyRow).where(KeyRow.role == "operator").with_for_update()))
+    row = session.scalar(select(KeyRow).where(func.left(KeyRow.digest, ID_DIGITS) == key_id.removeprefix("key_")))
+    if row is None:
+        raise ProblemError(404, "key_not_found", f"There is no key {key_id}.", "List the keys there are.")
+    if row.revoked_at is None and [key for key in operators if key.revoked_at is None] == [row]:
+        raise ProblemError(409, "last_operator", "This is the last valid operator key.", "Make another one first.")
+    row.revoked_at = row.revoked_at or func.now()
+
+
+def key_view(row: KeyRow) -> KeyView:
+    return KeyView(
+        id=f"key_{row.digest[:ID_DIGITS]}",
+        role=row.role,
+        label=row.label,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )
+
+
 def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def needs(role: Role) -> Callable[..., str]:
-    """A dependency: the label of a key that may act in `role`, or 401 / 403."""
+    """A dependency: the label of a key that may act in `role`, or 401 / 403 / 429."""
 
-    def check(session: Database, authorization: Annotated[str, Header()] = "") -> str:
-        scheme, _, secret = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not secret:
-            raise ProblemError(401, "no_key", "This call needs a key.", "Send `Authorization: Bearer <key>`.")
+    def check(request: Request, session: Database, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+        if sent is None:
+            raise _unknown("no_key", "This call needs a key.", "Send `Authorization: Bearer <key>`.")
         # Looking up the SHA-256 leaks no timing of the key itself.
-        key = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret), KeyRow.revoked_at.is_(None)))
+        key = session.scalar(select(KeyRow).where(KeyRow.digest == digest(sent.credentials), KeyRow.revoked_at.is_(None)))
         if key is None:
-            raise ProblemError(401, "unknown_key", "This key is not valid.", "Ask an operator for a new one.")
+            raise _unknown("unknown_key", "This key is not valid.", "Ask an operator for a new one.")
         if role not in ALLOWS[key.role]:
             raise ProblemError(403, "wrong_role", f"A {key.role} key can't do this; it needs {role}.", "Use another key.")
+        buckets: Buckets = request.app.state.buckets
+        wait = 0.0 if key.role == "worker" else buckets.take(key.digest)
+        if wait:
+            hint = "Wait for the seconds of Retry-After; follow events instead of asking again and again."
+            told = f"This key may call {buckets.per_minute} times a minute."
+            raise ProblemError(429, "too_many_requests", told, hint, headers={"Retry-After": str(math.ceil(wait))})
         return key.label
 
     return check
+
+
+def _unknown(code: str, detail: str, hint: str) -> ProblemError:
+    return ProblemError(401, code, detail, hint, headers={"WWW-Authenticate": "Bearer"})
 
 
 Viewer = Annotated[str, Depends(needs("viewer"))]

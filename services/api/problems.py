@@ -33,25 +33,32 @@ TITLES = {
 class ProblemError(HTTPException):
     """An answer other than success, with what to do about it."""
 
-    def __init__(self, status: int, code: str, detail: str, hint: str = "", errors: list[FieldProblem] | None = None) -> None:
-        super().__init__(status, detail)
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        hint: str = "",
+        errors: list[FieldProblem] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
         self.problem = Problem(
             title=TITLES.get(status, "Error"), status=status, detail=detail, code=code, hint=hint, errors=errors or []
         )
 
 
-def answer(error: ProblemError, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(error: ProblemError) -> JSONResponse:
     problem = error.problem
     return JSONResponse(
-        problem.model_dump(mode="json"), status_code=problem.status, media_type="application/problem+json", headers=headers
+        problem.model_dump(mode="json"), status_code=problem.status, media_type="application/problem+json", headers=error.headers
     )
 
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     def _problem(_: Request, error: ProblemError) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if error.problem.status == 401 else None
-        return answer(error, headers)
+        return answer(error)
 
     @app.exception_handler(RequestValidationError)
     def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -79,7 +86,5 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(PoolTimeout)
     def _database(request: Request, error: Exception) -> JSONResponse:
         log.warning("database_away", path=request.url.path, error=str(error)[:200])
-        return answer(
-            ProblemError(503, "database_away", "The database can't be reached.", "Nothing is lost; try again in a moment."),
-            {"Retry-After": "1"},
-        )
+        told, hint = "The database can't be reached.", "Nothing is lost; try again in a moment."
+        return answer(ProblemError(503, "database_away", told, hint, headers={"Retry-After": "1"}))

@@ -26,4 +26,5 @@ class Settings(BaseSettings):
     ring_again: timedelta = timedelta(seconds=10)
     max_body_bytes: int = 2_000_000
     max_dataset_bytes: int = 200_000_000
+    calls_per_minute: int = Field(3000, ge=0, description="Of one viewer or operator key, to one API process; 0: no limit")
     sign_artifacts: bool = Field(False, description="Redirect to the object store, whose address users must be able to reach")

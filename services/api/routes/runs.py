@@ -1,13 +1,9 @@
 """/v1/runs: what users do with runs."""
 
-import asyncio
-import json
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
@@ -15,15 +11,16 @@ from reflux import prices
 from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.spec import check
-from reflux.views import DryRun, EventList, EventView, RunList, RunView
+from reflux.views import DryRun, EventList, RunList, RunView
 from services.api import history, runs
 from services.api.auth import Operator, Viewer
+from services.api.listening import Listener
 from services.api.problems import ProblemError
 from services.api.session import Configured, Database, Stored
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-SSE_POLL_SECONDS = 0.3
+HEARTBEAT_SECONDS = 10
 METADATA_KEY = re.compile(r"metadata\[(.+)\]")
 METADATA = {
     "name": "metadata",
@@ -115,39 +112,27 @@ def resume(by: Operator, session: Database, settings: Configured, response: Resp
     return _ask(session, settings.artifacts_url, response, run_id, ResumeRequested(by=by))
 
 
-@router.get("/{run_id}/events", response_model=None)
-async def events(
+@router.get(
+    "/{run_id}/events",
+    response_model=EventList,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+def events(
     _: Viewer,
     request: Request,
+    session: Database,
     run_id: str,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    last_event_id: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,9}$")] = None,
 ) -> EventList | EventSourceResponse:
     """A page of the run's history; with `Accept: text/event-stream` all that follows `Last-Event-ID`, live to the end."""
-    first, _over = await run_in_threadpool(_page, request, run_id, after, limit + 1)
-    if "text/event-stream" not in request.headers.get("accept", ""):
-        return EventList(data=first[:limit], has_more=len(first) > limit)
-    start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
-    return EventSourceResponse(_follow(request, run_id, start), ping=10)
-
-
-async def _follow(request: Request, run_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
-    while not await request.is_disconnected():
-        page, over = await run_in_threadpool(_page, request, run_id, after, 500)
-        for event in page:
-            after = event.seq
-            yield {"id": str(event.seq), "event": event.type, "data": json.dumps(event.model_dump(mode="json"))}
-        if over and not page:
-            return
-        if not page:
-            await asyncio.sleep(SSE_POLL_SECONDS)
-
-
-def _page(request: Request, run_id: str, after: int, limit: int) -> tuple[list[EventView], bool]:
-    with Session(request.app.state.engine) as session:
-        row = runs.get(session, run_id)
-        return history.events(session, run_id, after, limit), runs.is_over(row)
+    runs.get(session, run_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        listener: Listener = request.app.state.listener
+        return EventSourceResponse(listener.follow(run_id, int(last_event_id or after)), ping=HEARTBEAT_SECONDS)
+    found = history.events(session, run_id, after, limit + 1)
+    return EventList(data=found[:limit], has_more=len(found) > limit)
 
 
 def _ask(

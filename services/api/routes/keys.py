@@ -1,0 +1,32 @@
+"""/v1/keys: who may call, and in which role."""
+
+from fastapi import APIRouter
+
+from reflux.views import KeyList, KeyMade, NewKey
+from services.api import auth
+from services.api.auth import Operator
+from services.api.session import Database
+from services.api.tables import KeyRow
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+
+@router.post("", status_code=201)
+def create(_: Operator, session: Database, body: NewKey) -> KeyMade:
+    """Make a key. This answer is the only place where it is ever seen."""
+    secret = auth.new_key(session, body.role, body.label)
+    row = session.get_one(KeyRow, auth.digest(secret))
+    session.commit()
+    return KeyMade(**auth.key_view(row).model_dump(), key=secret)
+
+
+@router.get("")
+def list_keys(_: Operator, session: Database) -> KeyList:
+    return KeyList(data=auth.all_keys(session))
+
+
+@router.delete("/{key_id}", status_code=204)
+def revoke(_: Operator, session: Database, key_id: str) -> None:
+    """From now on the key opens nothing. Streams that it has opened go on to their end."""
+    auth.revoke(session, key_id)
+    session.commit()
