@@ -6,6 +6,7 @@ with Client(url, key) as reflux:
 """
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from reflux.views import (
     AnswerList,
     ArtifactList,
     CheckpointList,
+    DatasetView,
     Decision,
     DryRun,
     EpochList,
@@ -30,7 +32,11 @@ from reflux.views import (
     KeyMade,
     KeyView,
     LogList,
+    ModelList,
+    ModelView,
     NewKey,
+    PresetList,
+    PresetView,
     Problem,
     ReviewView,
     Role,
@@ -142,6 +148,23 @@ class Client:
 
     def workers(self) -> list[WorkerView]:
         return TypeAdapter(list[WorkerView]).validate_python(self._request("GET", "/v1/system/workers").json())
+
+    def upload(self, file: Path, name: str | None = None) -> DatasetView:
+        """Store rows for `data.train`: a .csv file, or JSONL."""
+        form = "text/csv" if file.suffix.lower() == ".csv" else "application/jsonl"
+        named = re.sub(r"[^A-Za-z0-9_-]+", "-", name or file.stem)[:60] or "rows"
+        with file.open("rb") as content:
+            response = self.http.post(
+                "/v1/datasets", content=content, params={"name": named}, headers={"Content-Type": form}, timeout=600
+            )
+        _raise_for_problem(response)
+        return DatasetView.model_validate(response.json())
+
+    def models(self) -> list[ModelView]:
+        return self._call(ModelList, "GET", "/v1/models").data
+
+    def presets(self) -> list[PresetView]:
+        return self._call(PresetList, "GET", "/v1/presets").data
 
     def create_key(self, role: Role, label: str) -> KeyMade:
         """A new key; what opens is in this answer alone."""

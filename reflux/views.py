@@ -10,6 +10,7 @@ from reflux.records import Correction, Lineage, Verdict
 from reflux.run import Origin
 from reflux.spec import FieldProblem
 from reflux.summary import Comparison, EpochMetrics, Estimate, Usage
+from reflux.training_rows import Row
 
 Health = Literal["ok", "recovering", "orphaned"]
 Role = Literal["viewer", "operator", "worker"]
@@ -209,6 +210,51 @@ class DryRun(BaseModel):
 
     spec: dict[str, Any]
     estimate: Estimate | None = None
+
+
+class DatasetView(BaseModel):
+    """Stored rows: `uri` is what `data.train` takes; `preview` has the first."""
+
+    uri: str
+    rows: int
+    bytes: int
+    preview: list[Row]
+
+
+class MethodView(BaseModel):
+    """What training a model by a preset needs at its peak, in GB of 10^9 bytes, as estimated (`reflux/memory.py`)."""
+
+    preset: str
+    gpu_memory_gb: float
+
+
+class ModelView(BaseModel):
+    """A student. `model` is what `student.model` takes; `parameters` in billions; `context` in tokens."""
+
+    model: str
+    title: str
+    parameters: float
+    context: int
+    licence: str
+    gated: bool = False
+    fits: list[MethodView]
+
+
+class ModelList(BaseModel):
+    data: list[ModelView]
+
+
+class PresetView(BaseModel):
+    """`spec` holds the sections of a RunSpec that the preset sets."""
+
+    id: str
+    title: str
+    description: str
+    spec: dict[str, Any]
+
+
+class PresetList(BaseModel):
+    data: list[PresetView]
 
 
 class NewKey(BaseModel):

@@ -15,7 +15,7 @@ from services.api.database import make_engine, migrate
 from services.api.guard import Guard
 from services.api.listening import Listener
 from services.api.rates import Buckets
-from services.api.routes import contents, forks, keys, reviews, runs, system, tasks
+from services.api.routes import catalogue, contents, datasets, forks, keys, reviews, runs, system, tasks
 from services.api.settings import Settings
 
 
@@ -31,7 +31,17 @@ def make_app() -> FastAPI:
     app.state.buckets = Buckets(settings.calls_per_minute)
     app.add_middleware(Guard, settings=settings)
     problems.install(app)
-    for router in (runs.router, contents.router, keys.router, reviews.router, forks.router, tasks.router, system.router):
+    for router in (
+        runs.router,
+        contents.router,
+        keys.router,
+        datasets.router,
+        catalogue.router,
+        reviews.router,
+        forks.router,
+        tasks.router,
+        system.router,
+    ):
         app.include_router(router)
 
     return app

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
+from typing import IO
 
 import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
@@ -68,6 +69,14 @@ def signed_url(artifacts: Artifacts, piece: Piece) -> str | None:
         return None
     url: str = obstore.sign(artifacts.store, "GET", piece.path, SIGNED_FOR)
     return url
+
+
+def put(artifacts: Artifacts, path: str, file: IO[bytes]) -> None:
+    """Store a file of any size, whole or not at all."""
+    try:
+        obstore.put(artifacts.store, path, file)
+    except Exception as error:
+        raise translated(error, artifacts.url) from error
 
 
 def remove_all(artifacts: Artifacts, run_id: str) -> None:

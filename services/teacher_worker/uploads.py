@@ -2,22 +2,12 @@
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from reflux.errors import Terminal
-from reflux.records import Example, Lineage, Message, digest
+from reflux.records import Example, Lineage, digest
+from reflux.training_rows import Row, checked
 from services.teacher_worker import ingest
 
 NAMED = 5  # wrong lines that the error names; the others are counted
-
-
-class Row(BaseModel):
-    """What is read of a row; other keys are left alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    messages: tuple[Message, ...]
-    domain: str = "generic"
 
 
 def examples(uri: str) -> Iterator[Example]:
@@ -27,7 +17,7 @@ def examples(uri: str) -> Iterator[Example]:
     try:
         for number, raw in ingest.read_lines(uri):
             count += 1
-            row = _checked(raw)
+            row = checked(raw)
             if isinstance(row, str):
                 wrong.append(f"line {number}: {row}")
             elif not wrong:
@@ -39,25 +29,6 @@ def examples(uri: str) -> Iterator[Example]:
         raise Terminal("invalid_dataset", f"{uri}, {'; '.join(wrong[:NAMED])}{more}")
     if not count:
         raise Terminal("empty_dataset", f"{uri} holds no rows", "Put one JSON object a line there, each with `messages`.")
-
-
-def _checked(raw: bytes) -> Row | str:
-    """The row, or what is wrong with it."""
-    try:
-        row = Row.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    roles = [message.role for message in row.messages]
-    empty = next((i for i, message in enumerate(row.messages) if not message.content.strip()), None)
-    if empty is not None:
-        return f"messages.{empty}.content is empty"
-    if "user" not in roles or roles[-1] != "assistant":
-        return "`messages` needs a user turn, and ends with an assistant turn"
-    return row
 
 
 def _example(uri: str, number: int, row: Row) -> Example:

@@ -1,0 +1,89 @@
+"""Students and methods to choose from, with what they need. Any other causal model of the hub, or a folder, may be named too.
+
+The sizes are those of the models' own config.json; the memory is reflux.memory's estimate for a GPU that computes in
+bfloat16, one row of 4096 tokens at a time: within a third of what was measured on a CPU.
+"""
+
+from typing import Any
+
+from reflux.memory import Shape, need
+from reflux.spec import RunSpec
+from reflux.views import MethodView, ModelView, PresetView
+
+PRESETS = [
+    PresetView(
+        id="qlora",
+        title="QLoRA",
+        description="The base in 4 bits, an adapter trained on it. The least memory; a little slower, and hardly worse.",
+        spec={"student": {"method": "qlora"}, "lora": {"r": 32, "alpha": 64}, "training": {"learning_rate": 2e-4}},
+    ),
+    PresetView(
+        id="lora",
+        title="LoRA",
+        description="The base as it is, an adapter trained on it. For small students, and where there is memory; right on a CPU.",
+        spec={"student": {"method": "lora"}, "lora": {"r": 32, "alpha": 64}, "training": {"learning_rate": 2e-4}},
+    ),
+    PresetView(
+        id="full",
+        title="Full fine-tuning",
+        description="Every weight is trained. Many times the memory, and much data, or the student forgets what it knew.",
+        spec={"student": {"method": "full"}, "training": {"learning_rate": 1e-5}},
+    ),
+]
+
+NAMES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads")
+
+# hub id: title, licence, gated, the sizes in the order of NAMES, tokens of context, a head's size where it is not hidden / heads
+STUDENTS: dict[str, tuple[str, str, bool, tuple[int, ...], int, int | None]] = {
+    "ibm-granite/granite-8b-code-instruct-128k": (
+        "Granite 8B Code Instruct",
+        "Apache-2.0",
+        False,
+        (36, 4096, 14336, 49152, 32, 8),
+        128000,
+        None,
+    ),
+    "google/gemma-2-2b-it": ("Gemma 2 2B", "Gemma", True, (26, 2304, 9216, 256000, 8, 4), 8192, 256),
+    "google/gemma-3-1b-it": ("Gemma 3 1B", "Gemma", True, (26, 1152, 6912, 262144, 4, 1), 32768, 256),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": (
+        "SmolLM2 1.7B Instruct",
+        "Apache-2.0",
+        False,
+        (24, 2048, 8192, 49152, 32, 32),
+        8192,
+        None,
+    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (
+        "SmolLM2 135M Instruct, for trying things out on a CPU",
+        "Apache-2.0",
+        False,
+        (30, 576, 1536, 49152, 9, 3),
+        8192,
+        None,
+    ),
+}
+
+
+def models() -> list[ModelView]:
+    return [_model(name) for name in STUDENTS]
+
+
+def _model(name: str) -> ModelView:
+    title, licence, gated, sizes, context, head = STUDENTS[name]
+    config: dict[str, Any] = dict(zip(NAMES, sizes, strict=True)) | {"max_position_embeddings": context, "head_dim": head}
+    shape = Shape.of(config)
+    assert shape is not None
+    return ModelView(
+        model=name,
+        title=title,
+        parameters=round((shape.linear + shape.other) / 1e9, 3),
+        context=context,
+        licence=licence,
+        gated=gated,
+        fits=[MethodView(preset=p.id, gpu_memory_gb=round(need(shape, _spec(name, p), bf16=True).total, 1)) for p in PRESETS],
+    )
+
+
+def _spec(name: str, preset: PresetView) -> RunSpec:
+    smallest = {"data": {"sources": [{"uri": "file:///"}]}}
+    return RunSpec.model_validate(smallest | preset.spec | {"student": {"model": name, **preset.spec["student"]}})

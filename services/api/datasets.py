@@ -1,0 +1,129 @@
+"""Training rows that users upload: JSONL or CSV, looked at line by line, stored as JSONL under the digest of what they say."""
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import IO, Literal
+
+from reflux.artifacts import Artifacts
+from reflux.spec import FieldProblem
+from reflux.training_rows import Row, checked
+from reflux.views import DatasetView
+from services.api import files
+from services.api.problems import ProblemError
+
+Form = Literal["jsonl", "csv"]
+FORMS: dict[str, Form] = {
+    "application/jsonl": "jsonl",
+    "application/x-ndjson": "jsonl",
+    "application/x-jsonlines": "jsonl",
+    "text/csv": "csv",
+}
+LINE_BYTES = 1_000_000
+NAMED = 20  # wrong lines that the error names; the others are counted
+SHOWN = 5
+HINT = "A row has `messages` with a user and an assistant turn; a CSV either those as JSON, or `prompt` and `completion`."
+
+
+def form_of(content_type: str) -> Form:
+    form = FORMS.get(content_type.split(";", maxsplit=1)[0].strip().lower())
+    if form is None:
+        raise ProblemError(415, "unknown_form", "A dataset is JSONL or CSV.", f"Set Content-Type: {' or '.join(FORMS)}.")
+    return form
+
+
+def store(artifacts: Artifacts, upload: IO[bytes], form: Form, name: str) -> DatasetView:
+    """Check every line, then store the rows. 422 names the lines that are wrong; then nothing is stored."""
+    wrong: list[FieldProblem] = []
+    errors = rows = 0
+    preview: list[Row] = []
+    digest = hashlib.sha256()
+    upload.seek(0)
+    with tempfile.TemporaryFile() as out:
+        for number, row in _csv(upload) if form == "csv" else _jsonl(upload):
+            if isinstance(row, str):
+                errors += 1
+                wrong += [FieldProblem(field=f"line {number}", message=row, hint=HINT)] if errors <= NAMED else []
+                continue
+            line = row.model_dump_json().encode() + b"\n"
+            digest.update(line)
+            out.write(line)
+            rows += 1
+            preview += [row] if rows <= SHOWN else []
+        if wrong or not rows:
+            told = f"{errors} lines are wrong." if wrong else "There are no rows."
+            raise ProblemError(422, "invalid_dataset", told, HINT, wrong)
+        path = f"datasets/{digest.hexdigest()[:16]}/{name}.jsonl"
+        size = out.tell()
+        out.seek(0)
+        files.put(artifacts, path, out)
+    return DatasetView(uri=f"{artifacts.url.rstrip('/')}/{path}", rows=rows, bytes=size, preview=preview)
+
+
+def _jsonl(upload: IO[bytes]) -> Iterator[tuple[int, Row | str]]:
+    for number, line in _lines(upload):
+        if isinstance(line, str):
+            yield number, line
+        elif line.strip():
+            yield number, checked(line)
+
+
+def _csv(upload: IO[bytes]) -> Iterator[tuple[int, Row | str]]:
+    """A row's number is that of its last line."""
+    lines = _Texts(_lines(upload))
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        columns = set(reader.fieldnames or ())
+        if not columns >= {"messages"} and not columns >= {"prompt", "completion"}:
+            yield 1, "the header names neither `messages` nor `prompt` and `completion`"
+            return
+        for cells in reader:
+            yield reader.line_num, _from_cells({name: cell for name, cell in cells.items() if name in columns and cell})
+    except (csv.Error, ValueError) as error:
+        yield lines.number, str(error)
+
+
+def _from_cells(cells: dict[str, str]) -> Row | str:
+    domain = {"domain": cells["domain"]} if "domain" in cells else {}
+    if "messages" in cells:
+        try:
+            return checked(json.dumps({"messages": json.loads(cells["messages"]), **domain}))
+        except (ValueError, RecursionError):
+            return "`messages` is not JSON"
+    roles = {"system": "system", "prompt": "user", "completion": "assistant"}
+    messages = [{"role": role, "content": cells[name]} for name, role in roles.items() if name in cells]
+    return checked(json.dumps({"messages": messages, **domain}))
+
+
+class _Texts:
+    """Lines as the csv module takes them. ValueError for one that is too long, or not UTF-8."""
+
+    def __init__(self, lines: Iterable[tuple[int, bytes | str]]) -> None:
+        self.lines = iter(lines)
+        self.number = 1
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self.lines:
+            self.number = number
+            if isinstance(line, str):
+                raise ValueError(line)
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                raise ValueError("not UTF-8") from None
+
+
+def _lines(upload: IO[bytes]) -> Iterator[tuple[int, bytes | str]]:
+    """Numbered lines; words in place of one that is too long. Memory holds one line."""
+    first = upload.readline(LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+    for number, line in enumerate(chain([first], iter(lambda: upload.readline(LINE_BYTES + 1), b"")), 1):
+        if len(line) <= LINE_BYTES:
+            yield number, line
+            continue
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = upload.readline(LINE_BYTES)
+        yield number, f"longer than {LINE_BYTES} bytes"
