@@ -284,6 +284,13 @@ class KeyList(BaseModel):
     data: list[KeyView]
 
 
+class ReadyView(BaseModel):
+    status: Literal["ok", "degraded"]
+    database: Literal["ok", "away"]
+    broker: Literal["ok", "away"]
+    artifacts: Literal["ok", "away"]
+
+
 class WorkerView(BaseModel):
     name: str
     service: str

@@ -14,7 +14,9 @@ from services.api.auth import bootstrap
 from services.api.database import make_engine, migrate
 from services.api.guard import Guard
 from services.api.listening import Listener
+from services.api.measures import Measures
 from services.api.rates import Buckets
+from services.api.readiness import Readiness
 from services.api.routes import catalogue, contents, datasets, forks, keys, reviews, runs, system, tasks
 from services.api.settings import Settings
 
@@ -28,6 +30,8 @@ def make_app() -> FastAPI:
     app.state.engine = make_engine(settings.database_url.get_secret_value())
     app.state.artifacts = None
     app.state.listener = Listener(app.state.engine)
+    app.state.readiness = Readiness(app.state.engine, settings)
+    app.state.measures = Measures(app.state.engine)
     app.state.buckets = Buckets(settings.calls_per_minute)
     app.add_middleware(Guard, settings=settings)
     problems.install(app)
