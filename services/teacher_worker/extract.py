@@ -13,6 +13,8 @@ import tree_sitter_cpp
 from tree_sitter import Language as Grammar
 from tree_sitter import Node, Parser, Query, QueryCursor
 
+from services.teacher_worker.flatten import BLANKS, flattened
+
 Language = Literal["c", "cpp"]
 
 # Names that a parser gives to what a macro hid from it.
@@ -23,7 +25,17 @@ NO_NAMES = re.compile(
 )
 CPP_HEADER = re.compile(r"^\s*(?:class|namespace|template|using)\b|\b(?:public|private|protected)\s*:|\w::\w", re.MULTILINE)
 C_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+DIRECTIVE_OR_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*|^[ \t]*#[^\n]*", re.DOTALL | re.MULTILINE)
+INITIALIZERS = re.compile(r"\)\s*(noexcept)?\s*:(?!:).*$")
+WORDS_ALONE = re.compile(rb"[\w \t]*")
 LICENCE = re.compile(rb"SPDX-License-Identifier|\bcopyright\b|\(c\) \d{4}", re.IGNORECASE)
+# Nodes that hold other items, and the ends of the names of nodes that are items.
+CONTAINERS = frozenset(
+    {"translation_unit", "namespace_definition", "linkage_specification", "declaration_list"}
+    | {"preproc_if", "preproc_ifdef", "preproc_else", "preproc_elif"}
+)
+WHOLE = ("_definition", "declaration", "_specifier", "_specification", "preproc_if", "preproc_ifdef", "preproc_function_def")
+BODY = re.compile(rb"\)[\s\w]*\{")
 WRAPPERS = ("template_declaration", "friend_declaration")
 
 
@@ -31,7 +43,7 @@ WRAPPERS = ("template_declaration", "friend_declaration")
 class Function:
     """One function with a body. `text` begins with its leading comment; `lines` are 1-based, inclusive, and cover `text`.
 
-    `scope` are the enclosing namespaces and classes; `broken`: the parser met something in it that it could not read.
+    `scope` are the enclosing namespaces and classes; `broken`: the parser lost its way in it, and its ends may be wrong.
     """
 
     name: str
@@ -48,11 +60,12 @@ def functions(text: str, path: str) -> list[Function]:
     """The functions of one file in its order, with what can be saved of a file that is broken."""
     language = language_of(text, path)
     source = text.encode()
-    parser, query = _machinery(language)
-    found = QueryCursor(query).captures(parser.parse(source).root_node)
-    comments = {node.end_point.row: node for node in found.get("comment", ()) if _stands_alone(source, node)}
-    nodes = sorted(found.get("function", ()), key=lambda node: node.start_byte)
-    return list(_outermost((node, function) for node in nodes if (function := _function(node, source, comments, language))))
+    tree = _parsed(source, language)
+    found = list(_outermost(_found(tree, source, language)))
+    if not _is_sound(tree, source):
+        flat = _outermost(_found(_parsed(_doubtful(tree, source), language), source, language))
+        found = _best([*flat, *found], len(source))
+    return [function for _, function in found]
 
 
 def language_of(text: str, path: str) -> Language:
@@ -63,54 +76,144 @@ def language_of(text: str, path: str) -> Language:
     return "cpp"
 
 
+Found = tuple[Node, Function]
+
+
 @cache
 def _machinery(language: Language) -> tuple[Parser, Query]:
     grammar = Grammar(tree_sitter_c.language() if language == "c" else tree_sitter_cpp.language())
-    return Parser(grammar), Query(grammar, "(function_definition) @function (comment) @comment")
+    return Parser(grammar), Query(grammar, "(function_definition) @function")
 
 
-def _outermost(found: Iterable[tuple[Node, Function]]) -> Iterator[Function]:
+def _parsed(source: bytes, language: Language) -> Node:
+    return _machinery(language)[0].parse(source).root_node
+
+
+def _found(tree: Node, source: bytes, language: Language) -> Iterator[Found]:
+    nodes = QueryCursor(_machinery(language)[1]).captures(tree).get("function", [])
+    for node in sorted(nodes, key=lambda node: node.start_byte):
+        if function := _function(node, source, language):
+            yield node, function
+
+
+def _doubtful(tree: Node, source: bytes) -> bytes:
+    """The source flattened, without what the parser read well."""
+    left = bytearray(source)
+    for node in _sound(tree, source):
+        left[node.start_byte : node.end_byte] = source[node.start_byte : node.end_byte].translate(BLANKS)
+    return flattened(bytes(left))
+
+
+def _sound(tree: Node, source: bytes) -> Iterator[Node]:
+    """The largest parts that were read well. What follows an error may have lost its beginning to it."""
+    after_error = False
+    for node in tree.children:
+        if not after_error and node.type.endswith(WHOLE) and _is_sound(node, source):
+            yield node
+        elif node.type in CONTAINERS:
+            yield from _sound(node, source)
+        after_error = node.type == "ERROR" or _lacks_its_end(node)
+
+
+def _is_sound(node: Node, source: bytes) -> bool:
+    """Whether errors in it, if any, hide no function and no function's name or end."""
+    if not node.has_error:
+        return True
+    if node.type in CONTAINERS:
+        return all(_is_sound(part, source) for part in node.children)
+    if node.type == "function_definition":
+        return _has_sure_name(node) and _has_sure_end(node, source)
+    return node.type.endswith(WHOLE) and not _lacks_its_end(node) and not BODY.search(source, node.start_byte, node.end_byte)
+
+
+def _lacks_its_end(node: Node) -> bool:
+    last = node.child(node.child_count - 1) if node.child_count else None
+    return last is not None and last.is_missing
+
+
+def _has_sure_name(function: Node) -> bool:
+    """Errors may be in the parameters, and words before the name may be macros."""
+    name = _declarator(function)
+    head = name.parent if name else None
+    while head is not None and head.type != "function_declarator":
+        head = head.parent
+    if name is None or head is None or _is_macro_call(_name(name), name):
+        return False
+    return not any(part.has_error for part in head.children if part != head.child_by_field_name("parameters"))
+
+
+def _has_sure_end(function: Node, source: bytes) -> bool:
+    """It ends at the first brace that stands under its beginning, and none opens there inside it."""
+    body = function.child_by_field_name("body")
+    margin = b"\n" + source[source.rfind(b"\n", 0, function.start_byte) + 1 : function.start_byte]
+    return (
+        body is not None
+        and source.find(margin + b"}", body.start_byte, function.end_byte) == function.end_byte - len(margin) - 1
+        and source.find(margin + b"{", body.start_byte, function.end_byte) < 0
+    )
+
+
+def _best(found: list[Found], size: int) -> list[Found]:
+    """Of readings that overlap, a whole one before a broken one, then the one that comes first in `found`."""
+    best: list[Found] = []
+    taken = bytearray(size)
+    for node, function in sorted(found, key=lambda one: one[1].broken):
+        if taken.find(1, node.start_byte, node.end_byte) < 0:
+            taken[node.start_byte : node.end_byte] = b"\1" * (node.end_byte - node.start_byte)
+            best.append((node, function))
+    return sorted(best, key=lambda one: one[0].start_byte)
+
+
+def _outermost(found: Iterable[Found]) -> Iterator[Found]:
     """Without functions inside functions; but where the outer one is broken, it has swallowed its neighbours by mistake."""
-    last: tuple[Node, Function] | None = None
+    last: Found | None = None
     for node, function in found:
         if last and node.end_byte <= last[0].end_byte:
             if not last[1].broken:
                 continue
         elif last:
-            yield last[1]
+            yield last
         last = node, function
     if last:
-        yield last[1]
+        yield last
 
 
-def _function(node: Node, source: bytes, comments: dict[int, Node], language: Language) -> Function | None:
+def _function(node: Node, source: bytes, language: Language) -> Function | None:
     body = node.child_by_field_name("body")
     declarator = _declarator(node)
-    if body is None or body.type not in ("compound_statement", "try_statement") or not body.named_child_count or not declarator:
+    if (
+        body is None
+        or body.type not in ("compound_statement", "try_statement")
+        or all(child.type == "comment" for child in body.named_children)
+        or not declarator
+        or declarator.has_error
+    ):
         return None
     name = _name(declarator)
     scope = tuple(_scope(node))
     if (
         NO_NAMES.fullmatch(name)
         or _is_macro_call(name, declarator)
+        or (name.isupper() and not _is_sound(node, source))
         or not (node.child_by_field_name("type") or _needs_no_type(name, scope))
     ):
         return None
     outer = node
     while outer.parent is not None and outer.parent.type in WRAPPERS:
         outer = outer.parent
-    first = _first_comment(outer, comments)
-    start = source.rfind(b"\n", 0, (first or outer).start_byte) + 1
-    head = C_COMMENT.sub(" ", source[outer.start_byte : body.start_byte].decode(errors="replace"))
+    line = source.rfind(b"\n", 0, outer.start_byte) + 1
+    begin = line if WORDS_ALONE.fullmatch(source, line, outer.start_byte) else outer.start_byte
+    start = _comment_above(source, line)
+    text = source[start : outer.end_byte].decode(errors="replace")
     return Function(
         name=name,
-        signature=_before_initializers(" ".join(head.split())),
-        comment=source[first.start_byte : outer.start_byte].decode(errors="replace").strip() if first else "",
-        text=textwrap.dedent(source[start : outer.end_byte].decode(errors="replace")),
-        lines=((first or outer).start_point.row + 1, outer.end_point.row + 1),
+        signature=_signature(source[begin : body.start_byte]),
+        comment=source[start:line].decode(errors="replace").strip(),
+        text=textwrap.dedent(text) if text[:1].isspace() else text,
+        lines=(outer.start_point.row + 1 - source.count(b"\n", start, line), outer.end_point.row + 1),
         language=language,
         scope=scope,
-        broken=node.has_error,
+        broken=not _is_sound(node, source),
     )
 
 
@@ -136,10 +239,8 @@ def _declarator(node: Node) -> Node | None:
 
 
 def _name(declarator: Node) -> str:
-    if declarator.type == "operator_cast":
-        target = declarator.child_by_field_name("type")
-        return f"operator {_collapsed((target.text if target else None) or b'')}"
-    return _collapsed(declarator.text or b"")
+    name = _collapsed(declarator.text or b"")
+    return name.partition("(")[0].strip() if declarator.type == "operator_cast" else name
 
 
 def _needs_no_type(name: str, scope: tuple[str, ...]) -> bool:
@@ -160,6 +261,8 @@ def _is_macro_call(name: str, declarator: Node) -> bool:
 
 
 def _is_bare(parameter: Node) -> bool:
+    if parameter.type == "identifier":
+        return True
     kind = parameter.child_by_field_name("type")
     return (
         parameter.type == "parameter_declaration"
@@ -181,22 +284,29 @@ def _scope(node: Node) -> Iterator[str]:
     yield from (name for name in reversed(above) if name)
 
 
-def _stands_alone(source: bytes, node: Node) -> bool:
-    start = source.rfind(b"\n", 0, node.start_byte) + 1
-    return not source[start : node.start_byte].strip()
+def _comment_above(source: bytes, line: int) -> int:
+    """Where the comments begin that stand directly above `line`, without a blank line between; `line` if there are none."""
+    start = line
+    while start:
+        first = source.rfind(b"\n", 0, start - 1) + 1
+        above = source[first:start].strip()
+        if above.endswith(b"*/"):
+            opening = source.rfind(b"/*", 0, start)
+            first = source.rfind(b"\n", 0, max(opening, 0)) + 1
+            if source[first:opening].strip():
+                break
+        elif not above.startswith(b"//"):
+            break
+        if LICENCE.search(source, first, start):
+            break
+        start = first
+    return start
 
 
-def _first_comment(node: Node, comments: dict[int, Node]) -> Node | None:
-    """The first of the comments that stand directly above `node`, without a blank line between."""
-    first, above = None, comments.get(node.start_point.row - 1)
-    while above is not None and not LICENCE.search(above.text or b""):
-        first, above = above, comments.get(above.start_point.row - 1)
-    return first
-
-
-def _before_initializers(head: str) -> str:
-    """A constructor's head without its `: member(value)` list."""
-    return re.sub(r"\)\s*(noexcept)?\s*:(?!:).*$", r") \1", head).strip()
+def _signature(head: bytes) -> str:
+    """In one line, without comments and directives; of a constructor without its `: member(value)` list."""
+    words = " ".join(DIRECTIVE_OR_COMMENT.sub(" ", head.decode(errors="replace")).split())
+    return INITIALIZERS.sub(r") \1", words).strip()
 
 
 def _collapsed(text: bytes) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from services.teacher_worker.examples import _brief, instruction, job
 from services.teacher_worker.extract import Function, functions, language_of
+from services.teacher_worker.flatten import flattened
 
 
 def names(text: str, path: str = "a.c") -> list[str]:
@@ -28,7 +29,7 @@ def only(text: str, path: str = "a.c") -> Function:
         ("static int __init start(void) { return go(); }", "a.c", ["start"]),
         ("#ifdef A\nint f(void) { return 1; }\n#else\nint f(void) { return 2; }\n#endif", "a.c", ["f", "f"]),
         ("int f(int a);\nint x = 3;\nstruct s { int a; };", "a.c", []),
-        ("int f(void) {}", "a.c", []),
+        ("int f(void) {}\nint g(void) { /* nothing to do */ }", "a.c", []),
         ("TEST(gate, opens) { check(1); }\nint f(void) { return 1; }", "a.cpp", ["f"]),
         ("END_TEST\n\nSTART_TEST (opens)\n{ check(1); }\nuint8_t CRC(buffer_t *b) { return 1; }", "a.c", ["CRC"]),
         ("namespace a::b { namespace { int f() { return 1; } } }", "a.cpp", ["f"]),
@@ -46,6 +47,53 @@ def only(text: str, path: str = "a.c") -> Function:
 )
 def test_functions_found(text: str, path: str, expected: list[str]) -> None:
     assert names(text, path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("DWORD WINAPI f(void) { return 1; }", "a.c", "f"),
+        ("EFI_STATUS\nEFIAPI\nFoo (\n  IN UINTN A\n  )\n{\n  return 0;\n}", "a.c", "Foo"),
+        ("static int __init f(void __iomem *p, u8 __maybe_unused n)\n{\n\treturn 1;\n}", "a.c", "f"),
+        ("asmlinkage __visible void __init __nokasan f(void)\n{ go(); }", "a.c", "f"),
+        ("FUNC(Std_ReturnType, CODE) Can_Init(P2CONST(Can_Config, AUTOMATIC, DATA) c)\n{\n  return 0;\n}", "a.c", "Can_Init"),
+        ("MARSHAL_BEGIN(vlan)\nMARSHAL_STR(vlan, name)\nMARSHAL_END(vlan);\nint f(int a)\n{\n return a;\n}", "a.c", "f"),
+        ("int f(void)\n{\n\tstruct { int a; } __aligned(BITS / 8) keys;\n\treturn use(&keys);\n}", "a.c", "f"),
+        ("static inline\n#ifdef X\nint f(int a)\n#else\nint f(long a)\n#endif\n{\n return a;\n}", "a.c", "f"),
+        ("API std::shared_ptr<Gate> f(int a) { return open(a); }", "a.hpp", "f"),
+        ("BEGIN_SPACE\n\ntemplate <typename T>\nclass G { public: T f() { return 1; } };\nEND_SPACE\n", "a.hpp", "f"),
+        ("class SIM_API Gate final : public Base { GENERATED_BODY()\npublic: int f() { return 1; } };", "a.hpp", "f"),
+        ("SIM_INLINE Gate::Gate(int n)\n    : n_{n}\n{\n    log(n);\n}", "a.hpp", "Gate::Gate"),
+        ("template <typename M>\nvoid SIM_INLINE sinks::base<M>::f(int n)\n{\n    log(n);\n}", "a.hpp", "sinks::base<M>::f"),
+        ("class G { operator const char*() const { return text_; } };", "a.hh", "operator const char*"),
+    ],
+)
+def test_macros_around_a_function_do_not_hide_it(text: str, path: str, expected: str) -> None:
+    assert only(text, path).name == expected
+
+
+def test_branches_of_which_each_opens_a_brace() -> None:
+    text = "// Adds.\nint f(int a)\n{\n#ifdef X\n\tif (a) {\n#else\n\tif (!a) {\n#endif\n\t\tgo();\n\t}\n\treturn 1;\n}\n"
+    found = functions(text + "\nint g(void) { return 2; }\n", "a.c")
+    assert [(f.name, f.comment, f.broken) for f in found] == [("f", "// Adds.", False), ("g", "", False)]
+    assert found[0].text == text.rstrip("\n"), "the text is the source's own, with all its branches"
+
+
+def test_a_lost_brace_costs_one_function() -> None:
+    text = "int f(void)\n{\n\tif (x) {\n\treturn 1;\n}\n\nint g(void)\n{\n\treturn 2;\n}\n"
+    assert "g" in names(text)
+
+
+def test_what_macros_add_is_part_of_the_signature() -> None:
+    assert only("SIM_INLINE std::string name(int n) { return x; }", "a.hpp").signature == "SIM_INLINE std::string name(int n)"
+    assert only("static int\n#ifdef X\nf(int a)\n#endif\n{ return a; }").signature == "static int f(int a)"
+
+
+def test_flattening_keeps_every_byte_in_its_place() -> None:
+    source = b'/* a */ int x; // b\n#if 0\nno\n#elif Y\nyes "/* no comment */"\n#endif\nEXPORT int f(void) __init(x) {\n'
+    flat = flattened(source)
+    assert len(flat) == len(source)
+    assert flat.split() == [b"int", b"x;", b"yes", b'"/*', b"no", b"comment", b'*/"', b"int", b"f(void)", b"{"]
 
 
 def test_names_that_a_macro_hid_are_dropped() -> None:
