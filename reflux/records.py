@@ -18,7 +18,10 @@ class Message(Record):
 
 
 class Lineage(Record):
-    """Where a training row comes from. `lines` are 1-based and inclusive."""
+    """Where a training row comes from. `lines` are 1-based and inclusive.
+
+    `sha256` is of the source's text, or of the prompt that a teacher answered; `attempt` which ask it answered.
+    """
 
     origin: Literal["source", "teacher", "correction", "upload"]
     path: str | None = None
@@ -32,6 +35,13 @@ class Lineage(Record):
     attempt: int | None = None
     score_before: float | None = None
     score_after: float | None = None
+
+
+class TrainedRow(Record):
+    """What an epoch was trained on: a row's id, and where it comes from."""
+
+    id: str
+    lineage: Lineage | None = None
 
 
 class Example(Record):
