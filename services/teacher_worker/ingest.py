@@ -41,7 +41,7 @@ class SourceFile:
 class Ingest:
     """One pass over the sources. `skipped`, `places` and the counts are complete once `files()` is used up.
 
-    `seen` of the `total` C and C++ files found so far are read or skipped.
+    `seen` of the `total` C and C++ files listed so far are read or skipped. `max_files_per_type` counts by domain.
     """
 
     data: Data
@@ -50,6 +50,7 @@ class Ingest:
     total: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     places: list[str] = field(default_factory=list)
+    _taken: Counter[str] = field(default_factory=Counter)
 
     def files(self) -> Iterator[SourceFile]:
         """The files that may be used, in the order of the sources and of their paths, READERS of them read ahead.
@@ -62,21 +63,17 @@ class Ingest:
 
     def _files(self, pool: ThreadPoolExecutor, source: Source) -> Iterator[SourceFile]:
         store = open_source(source.uri)
-        listed = store.sizes() if store else {}
-        wanted = [path for path in listed if PurePosixPath(path).suffix.lower() in SUFFIXES]
-        self.places.append(place(source.uri, store is not None, len(listed), len(wanted)))
-        self.total += len(wanted)
-        self.skipped["not_c"] += len(listed) - len(wanted)
         if store is None:
+            self.places.append(place(source.uri, False, 0, 0))
             return
         ahead: deque[Future[SourceFile | str]] = deque()
         try:
-            for path in self._chosen(wanted, listed):
-                self.check()
+            for path in self._chosen(store, source):
                 ahead.append(pool.submit(self._read, store, source.domain, path))
                 if len(ahead) >= 2 * READERS:
                     yield from self._counted(ahead.popleft().result())
             while ahead:
+                self.check()
                 yield from self._counted(ahead.popleft().result())
         finally:
             for future in ahead:
@@ -89,24 +86,35 @@ class Ingest:
         else:
             self.skipped[result] += 1
 
-    def _chosen(self, paths: list[str], sizes: dict[str, int]) -> Iterator[str]:
-        limit = self.data.max_files_per_type
-        taken = 0
-        for path in paths:
-            if any(fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(f"/{path}", glob) for glob in self.data.exclude):
-                reason = "excluded"
-            elif sizes[path] == 0:
-                reason = "empty"
-            elif sizes[path] > self.data.max_file_bytes:
-                reason = "too_large"
-            elif limit is not None and taken >= limit:
-                reason = "over_limit"
-            else:
-                taken += 1
-                yield path
+    def _chosen(self, store: Artifacts, source: Source) -> Iterator[str]:
+        """The paths worth reading, as they are listed."""
+        listed = wanted = 0
+        for path, size in store.walk():
+            self.check()
+            listed += 1
+            if PurePosixPath(path).suffix.lower() not in SUFFIXES:
+                self.skipped["not_c"] += 1
                 continue
-            self.seen += 1
-            self.skipped[reason] += 1
+            wanted += 1
+            self.total += 1
+            reason = self._unwanted(path, size, source.domain)
+            if reason:
+                self.seen += 1
+                self.skipped[reason] += 1
+            else:
+                self._taken[source.domain] += 1
+                yield path
+        self.places.append(place(source.uri, True, listed, wanted))
+
+    def _unwanted(self, path: str, size: int, domain: str) -> str | None:
+        if any(fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(f"/{path}", glob) for glob in self.data.exclude):
+            return "excluded"
+        if size == 0:
+            return "empty"
+        if size > self.data.max_file_bytes:
+            return "too_large"
+        limit = self.data.max_files_per_type
+        return "over_limit" if limit is not None and self._taken[domain] >= limit else None
 
     def _read(self, store: Artifacts, domain: str, path: str) -> SourceFile | str:
         try:

@@ -161,6 +161,41 @@ def test_folders_go_up_and_come_down(store: Artifacts, tmp_path: Path) -> None:
     assert store.get("copy.json") == b"{}"
 
 
+TREE = ("a.c", "a/x.c", "a-b/y.c", "z.c", "z/q/r.c", "Z.c", "\u00e4/\u00f6#1.c", "a b/c?.c", "50%/a*.c", "runs/1.json")
+
+
+def test_a_walk_is_in_path_order_on_every_store(store: Artifacts) -> None:
+    for path in TREE:
+        store.put(path, b"x" * len(path))
+    assert list(store.walk()) == [(path, len(path)) for path in sorted(TREE)]
+    assert list(store.walk("z")) == list(store.walk("z/")) == [("z/q/r.c", 7)]
+    assert list(store.walk("none")) == []
+
+
+def test_a_walk_begins_before_all_is_listed(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i:02d}").mkdir()
+        (tmp_path / f"{i:02d}" / "a").write_bytes(b"")
+    walk = Artifacts(f"file://{tmp_path}").walk()
+    assert next(walk)[0] == "00/a"
+    (tmp_path / "39" / "b").write_bytes(b"late")
+    assert [path for path, _ in walk][-2:] == ["39/a", "39/b"]
+
+
+def test_links_that_go_round_and_names_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "a").write_bytes(b"1")
+    (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "there").symlink_to(tmp_path / "in" / "deep")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"\xff.c")).write_bytes(b"1")
+    store = Artifacts(f"file://{tmp_path}")
+    paths = [path for path, _ in store.walk()]
+    assert [path for path in paths if path.endswith("a")] == ["in/deep/a", "there/a", "there/up/deep/a"]
+    with pytest.raises(RefluxError, match="not a place"):
+        store.get(next(path for path in paths if path.endswith(".c")))
+
+
 # What goes wrong on S3
 
 
@@ -204,7 +239,8 @@ def test_a_closed_port_is_a_timeout_that_may_be_tried_again(s3: S3, monkeypatch:
 def test_what_the_server_refuses(status: int, code: str, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     with refusing(status) as endpoint:
         use(s3, monkeypatch, AWS_ENDPOINT=endpoint)
-        for use_it in (lambda: Artifacts(f"s3://{BUCKET}").get("x"), lambda: Artifacts(f"s3://{BUCKET}").paths("x")):
+        there = Artifacts(f"s3://{BUCKET}")
+        for use_it in (lambda: there.get("x"), lambda: there.paths("x"), lambda: list(there.walk("x"))):
             with pytest.raises(RefluxError) as raised:
                 use_it()
             assert raised.value.code == code

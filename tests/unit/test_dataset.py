@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reflux.artifacts import Artifacts
 from reflux.commands import Prepare
 from reflux.errors import Terminal
 from reflux.events import DatasetPrepared
@@ -17,6 +18,7 @@ from reflux.task import Task
 from services.teacher_worker import prompts
 from services.teacher_worker.dataset import prepare
 from services.teacher_worker.families import Families, tokens
+from tests.s3 import BUCKET, S3
 from tests.teacher_tasks import EXAMPLES, spec, task, write_jsonl
 
 PREPARE = Prepare(stage=Stage.PREPARING)
@@ -99,6 +101,32 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         path = f"{one.folder}/{name}.jsonl"
         assert one.artifacts.get(path) == two.artifacts.get(path)
         assert one.artifacts.get(path) != other.artifacts.get(path)
+
+
+def test_the_same_files_give_the_same_bytes_from_s3(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    uri = corpus(tmp_path / "src", families=6, copies=2)
+    for path in ("file_001/deep.c", "file_001.d/more.c"):
+        (tmp_path / "src" / path).parent.mkdir()
+        (tmp_path / "src" / path).write_text(function(path[:8] + path[8:9].strip("/."), seed=len(path)))
+    Artifacts(f"s3://{BUCKET}/{tmp_path.name}").upload(tmp_path / "src", "src")
+    _, one = made(tmp_path / "one", of(uri))
+    _, two = made(tmp_path / "two", of(f"s3://{BUCKET}/{tmp_path.name}/src"))
+    for name in ("train", "val", "prompts", "dataset"):
+        path = f"{one.folder}/{name}" + (".json" if name == "dataset" else ".jsonl")
+        assert one.artifacts.get(path) == two.artifacts.get(path)
+
+
+def test_nothing_but_binaries(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for i in range(3):
+        (tmp_path / "src" / f"{i}.c").write_bytes(b"\x7fELF\0\1")
+        (tmp_path / "src" / f"{i}.so").write_bytes(b"\x7fELF\0\1")
+    with pytest.raises(Terminal) as error:
+        made(tmp_path, of(f"file://{tmp_path}/src"))
+    assert error.value.code == "empty_dataset"
+    assert "src (6 files, 3 of them C or C++). Left out: 3 binary, 3 not_c." in error.value.message
 
 
 def test_families_join_what_is_alike_and_nothing_else(tmp_path: Path) -> None:

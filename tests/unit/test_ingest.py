@@ -1,17 +1,22 @@
 """Source files: what is read, and the reason of everything that is not."""
 
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflux.errors import Stopped, Terminal
+from reflux.errors import Retriable, Stopped, Terminal
 from reflux.spec import Data
 from services.teacher_worker import licences
 from services.teacher_worker.ingest import Ingest, decode, read_lines
 
 FUNCTION = b"int f(void) { return 1; }\n"
+DATED = "<LastModified>2025-01-01T00:00:00Z</LastModified><ETag>1</ETag>"
 
 
 def tree(folder: Path) -> str:
@@ -66,10 +71,70 @@ def test_decode(raw: bytes, text: str | None) -> None:
     assert decode(raw) == text
 
 
-def test_at_most_so_many_files_of_a_source(tmp_path: Path) -> None:
-    paths, skipped, _ = ingest(tree(tmp_path), max_files_per_type=2)
-    assert paths == ["a.c", "b/bom.h"]
-    assert skipped["over_limit"] == 9
+def test_at_most_so_many_files_of_a_domain(tmp_path: Path) -> None:
+    folders = {name: tree(tmp_path / name) for name in ("one", "two", "other")}
+    domains = {"one": "tsn", "two": "tsn", "other": "avb"}
+    sources = [{"uri": folders[name], "domain": domain} for name, domain in domains.items()]
+    done = Ingest(Data.model_validate({"sources": sources, "max_files_per_type": 4}))
+    found = Counter(file.domain for file in done.files())
+    assert found == {"tsn": 4, "avb": 4}
+    assert done.skipped["over_limit"] == 3 * 12 - 8
+
+
+def test_reading_begins_before_all_is_listed(tmp_path: Path) -> None:
+    for i in range(200):
+        (tmp_path / f"{i:03d}").mkdir()
+        (tmp_path / f"{i:03d}" / "a.c").write_bytes(FUNCTION)
+    done = Ingest(Data.model_validate({"sources": [{"uri": f"file://{tmp_path}"}]}))
+    files = done.files()
+    assert next(files).path == "000/a.c"
+    assert done.total < 100
+    assert sum(1 for _ in files) == 199
+    assert done.seen == done.total == 200
+
+
+@pytest.mark.parametrize("failure", ["refuses", "breaks off"])
+def test_a_store_that_dies_in_the_middle_is_tried_again_later(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dying_store(failure) as endpoint:
+        for name, value in {"ENDPOINT": endpoint, "ALLOW_HTTP": "true", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        files = Ingest(Data.model_validate({"sources": [{"uri": "s3://bucket/src"}]})).files()
+        with pytest.raises(Retriable) as error:
+            list(files)
+    assert error.value.code == {"refuses": "s3_throttled", "breaks off": "s3_timeout"}[failure]
+    assert "s3://bucket/src" in error.value.message
+
+
+@contextmanager
+def dying_store(failure: str) -> Iterator[str]:
+    """Lists a.c and b.c; gives a.c, and of b.c an error or a half."""
+    keys = "".join(f"<Contents><Key>src/{name}</Key><Size>{len(FUNCTION)}</Size>{DATED}</Contents>" for name in ("a.c", "b.c"))
+    listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>".encode()
+
+    class Store(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_b = "/b.c" in self.path
+            body = listing if "list-type" in self.path else FUNCTION
+            self.send_response(503 if is_b and failure == "refuses" else 200)
+            self.send_header("content-length", str(len(body)))
+            self.send_header("last-modified", "Wed, 01 Jan 2025 00:00:00 GMT")
+            self.send_header("etag", '"1"')
+            self.end_headers()
+            self.wfile.write(body[:5] if is_b and failure == "breaks off" else body)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_only_allowed_licences(tmp_path: Path) -> None:
