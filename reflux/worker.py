@@ -111,6 +111,7 @@ class Worker:
             log.info("task_begun")
             started = time.monotonic()
             self.in_hand.add(task)
+            self._share_anew(task)
             over = threading.Event()
             beating = threading.Thread(
                 target=self._beat, args=(task, assignment.beat_seconds, over), name=f"beat-{command.key}", daemon=True
@@ -124,6 +125,13 @@ class Worker:
                 beating.join()
                 self.in_hand.discard(task)
             self._report(task, path, body)
+            self._share_anew(task)
+
+    def _share_anew(self, task: Task) -> None:
+        """A task that shares something has come or gone: the others in hand ask at once what theirs is now."""
+        if task.share.of > 1:
+            for other in self.in_hand - {task}:
+                other.news.set()
 
     def shut_down(self) -> None:
         """Let the work in hand stop at its next safe point, and give it back."""

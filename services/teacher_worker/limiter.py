@@ -1,5 +1,7 @@
 """How fast one teacher may be asked: what this process has found out about it, by asking and being throttled."""
 
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +26,15 @@ class Limiter:
         self._clock = clock
         self._whole = slots
         self._shares: list[Callable[[], int]] = []
+        self._waiting: list[tuple[int, int, threading.Event]] = []
+        self._asked = itertools.count()
         self._in_use = 0
-        self._free = threading.Condition()  # guards the two before it
-        self._gate = threading.Lock()  # who holds it waits for the next turn
-        self._lock = threading.Lock()  # guards what follows
         self._next_turn = 0.0
         self._began = clock()
         self._answered = 0
         self._throttled = 0
+        self._lock = threading.Lock()  # guards what stands above
+        self._gate = threading.Lock()  # who holds it waits for the next turn
 
     @contextmanager
     def sharing(self, share: Callable[[], int]) -> Iterator[None]:
@@ -39,30 +42,40 @@ class Limiter:
 
         `share` may change at any time; a smaller one lets calls that are under way end.
         """
-        with self._free:
+        with self._lock:
             self._shares.append(share)
         try:
             yield
         finally:
-            with self._free:
+            with self._lock:
                 self._shares.remove(share)
-                self._free.notify_all()
+                self._admit()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Waits for a slot and for its turn."""
-        with self._free:
-            self._free.wait_for(lambda: self._in_use < self._slots())
-            self._in_use += 1
+    def slot(self, order: int = 0) -> Iterator[None]:
+        """Waits for a slot, the lowest `order` first, and for its turn.
+
+        Tasks that are served one after another end one after another: there are always questions for all slots.
+        """
+        admitted = threading.Event()
+        with self._lock:
+            heapq.heappush(self._waiting, (order, next(self._asked), admitted))
+            self._admit()
+        admitted.wait()
         try:
             with self._gate:
                 while (wait := self._until_turn()) > 0:
                     time.sleep(min(wait, 0.5))
             yield
         finally:
-            with self._free:
+            with self._lock:
                 self._in_use -= 1
-                self._free.notify(max(0, self._slots() - self._in_use))
+                self._admit()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._waiting)
 
     def answered(self) -> None:
         with self._lock:
@@ -77,8 +90,11 @@ class Limiter:
             self._adapt()
             return at_floor
 
-    def _slots(self) -> int:
-        return max(1, sum(share() for share in self._shares)) if self._shares else self._whole
+    def _admit(self) -> None:
+        slots = max(1, sum(share() for share in self._shares)) if self._shares else self._whole
+        while self._waiting and self._in_use < slots:
+            self._in_use += 1
+            heapq.heappop(self._waiting)[2].set()
 
     def _until_turn(self) -> float:
         with self._lock:

@@ -21,6 +21,7 @@ from services.teacher_worker.teachers import CallFailed, Client, teacher_for
 
 LAST_SECONDS = 10.0  # when asked to stop: so long for the answers that are under way, as they are paid for
 CHECKPOINT_EVERY = 10
+SOON = 0.5  # of teacher.backoff_seconds: how soon a throttled call is made again that cost no try; the pace holds it back
 FREE = ("teacher_throttled", "teacher_unreachable", "refused")  # no provider charges for these
 
 
@@ -81,17 +82,25 @@ def ask_all(task: Task, purpose: str, questions: Sequence[Question], ask: int = 
         task.log(f"{lost} calls of earlier attempts were never answered; the provider may have charged for them", "warning")
     questions_left = [question for question in questions if question.prompt_id not in found]
     if questions_left:
-        _Asking(task, bought, len(questions), found, answers, budget_usd).run(questions_left)
+        asking = _Asking(task, bought, len(questions), found, answers, budget_usd)
+        with asking.client.limiter.sharing(lambda: task.share.part(task.spec.teacher.concurrency)):
+            asking.run(questions_left)
     answers.rows = [found[question.prompt_id] for question in questions if question.prompt_id in found]
     answers.unasked = len(questions) - len(answers.rows)
     return answers
 
 
 def buy(
-    client: Client, teacher: Teacher, system: str, question: Question, tries: int = 1, before: Callable[[], None] = lambda: None
+    client: Client,
+    teacher: Teacher,
+    system: str,
+    question: Question,
+    tries: int = 1,
+    before: Callable[[], None] = lambda: None,
+    order: int = 0,
 ) -> TeacherAnswer:
     """One call, once the limiter gives it a slot. Raises CallFailed or Terminal, and what `before` raises before the call."""
-    with client.limiter.slot():
+    with client.limiter.slot(order):
         before()
         reply = client.converse(teacher, system, question.text)
     return TeacherAnswer(
@@ -129,7 +138,6 @@ class _Asking:
         self.due: list[tuple[float, int]] = []
         self.short = False
         self.tries: Counter[int] = Counter()
-        self.waits: Counter[int] = Counter()
 
     def run(self, questions: Sequence[Question]) -> None:
         self.questions = [self._safe(question) for question in questions]
@@ -189,7 +197,7 @@ class _Asking:
             self.bought.asking(question.prompt_id)
 
         try:
-            answer = buy(self.client, self.teacher, self.system, question, tries, before)
+            answer = buy(self.client, self.teacher, self.system, question, tries, before, self.task.task_id)
         except (CallFailed, Terminal) as error:
             charged = isinstance(error, CallFailed) and error.trouble not in FREE
             self.bought.asked_in_vain(question.prompt_id, charged)
@@ -213,7 +221,6 @@ class _Asking:
     def _again_or_never(self, i: int, error: CallFailed) -> None:
         costs_a_try = self.client.limiter.throttled() if error.trouble == "teacher_throttled" else True
         self.tries[i] += costs_a_try
-        self.waits[i] += 1
         if error.trouble == "refused" or self.tries[i] >= self.teacher.tries:
             if error.trouble == "teacher_unreachable":
                 raise Retriable("teacher_unreachable", f"The teacher can't be reached: {error.message}")
@@ -224,8 +231,8 @@ class _Asking:
             failed = _failed(self.questions[i], self.teacher, max(1, self.tries[i]), error)
             self._found(i, failed.model_copy(update={"in_vain": self.bought.in_vain[failed.prompt_id]}))
             return
-        longest = self.teacher.backoff_seconds * 2 ** min(self.waits[i] - 1, self.teacher.tries - 1)
-        heapq.heappush(self.due, (time.monotonic() + longest * self.jitter.uniform(0.5, 1.5), i))
+        seconds = self.teacher.backoff_seconds * (2 ** (self.tries[i] - 1) if costs_a_try else SOON)
+        heapq.heappush(self.due, (time.monotonic() + seconds * self.jitter.uniform(0.5, 1.5), i))
 
     def _found(self, i: int, answer: TeacherAnswer) -> None:
         self.found[self.questions[i].prompt_id] = answer

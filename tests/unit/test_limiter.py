@@ -156,3 +156,23 @@ def test_the_parts_of_all_are_the_whole(whole: int, of: int) -> None:
     parts = [Share(place=place, of=of).part(whole) for place in range(of)]
     assert sum(parts) == whole
     assert max(parts) - min(parts) <= 1
+
+
+def test_the_earlier_task_is_served_first() -> None:
+    limiter = Limiter(1)
+    served: list[int] = []
+
+    def call(order: int) -> None:
+        with limiter.slot(order):
+            served.append(order)
+
+    with limiter.slot():
+        threads = []
+        for order in (3, 1, 2, 1):
+            threads.append(threading.Thread(target=call, args=(order,)))
+            threads[-1].start()
+            while limiter.waiting < len(threads):
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert served == [1, 1, 2, 3]
