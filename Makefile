@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 EXTRAS := api,teacher,evaluator,gpu,local,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit faults bench clean
+.PHONY: help setup demo test check unit faults bench gpu-check clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,13 @@ bench-%: setup
 
 faults: setup  ## Every fault on whole runs, and the table (long)
 	@$(BIN)/python -m pytest tests/faults -m '' -s
+
+gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)
+	@$(BIN)/python -m pytest tests/gpu -m '' -rs -s
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		PYTHONPATH=. $(BIN)/python benchmarks/generation.py --device cuda --answers 64 && \
+		PYTHONPATH=. $(BIN)/python benchmarks/training.py --device cuda --method qlora --checkpointing --steps 40 --length 1024; \
+	fi
 
 clean:  ## Remove the embedded stack's folder
 	@rm -rf .reflux
