@@ -178,11 +178,10 @@ def _validation_families(families: Numbers, share: float, random: RandomState) -
 def _prompts_of_functions(spool: Spool, functions: Table, chosen: dict[PromptSet, Numbers]) -> list[Prompt]:
     """One prompt for each of the families chosen: the instruction of its first function."""
     families, places = np.unique(functions.families, return_index=True)
-    row_of = dict(zip(families.tolist(), functions.rows[places].tolist(), strict=True))
     return [
         _prompt(example, name)
         for name, numbers in chosen.items()
-        for example in spool.read(row_of[number] for number in numbers.tolist())
+        for example in spool.read(functions.rows[places[np.searchsorted(families, numbers)]])
     ]
 
 

@@ -1,12 +1,13 @@
 """Near-duplicates: which texts are so much alike that they must not be on both sides of a split.
 
-datasketch computes the MinHash signatures. The search for equal bands is done by sorting files of band keys, not by
-its in-memory index: that would hold some 5 kB a text, here it is 8 bytes at a time, whatever the source weighs.
+datasketch computes the MinHash signatures. The search for equal bands is done by sorting band keys out of a file, not
+by its in-memory index: that would hold some 5 kB a text, here it is 8 bytes at a time, whatever the source weighs.
 """
 
 import hashlib
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,8 @@ PERMUTATIONS = 128
 SHINGLE = 5  # tokens
 SLACK = 0.05  # the estimate of a similarity errs by about 0.03 with 128 permutations; rather too alike than not enough
 SCHEME = "affine32"
+# Odd, so that no bit of a token or of a signature is lost
+MIXED = (np.arange(PERMUTATIONS, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -40,16 +43,16 @@ class Families:
         self.threshold = threshold
         self.count = 0
         self._rows = rows_a_band(threshold)
-        self._permutations = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME).permutations
+        self._bands = PERMUTATIONS // self._rows
+        self._minhash = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME, hashfunc=int)
         self._signatures = (folder / "signatures").open("w+b")
-        self._bands = [(folder / f"band-{i}").open("w+b") for i in range(PERMUTATIONS // self._rows)]
+        self._keys = (folder / "bands").open("w+b")
 
     def add(self, words: list[str]) -> int:
         signature = self._signature(words)
         self._signatures.write(signature.tobytes())
-        for i, band in enumerate(self._bands):
-            key = hashlib.blake2b(signature[i * self._rows : (i + 1) * self._rows].tobytes(), digest_size=8)
-            band.write(key.digest())
+        bands = signature[: self._bands * self._rows].reshape(self._bands, self._rows)
+        self._keys.write((bands * MIXED[: self._rows]).sum(axis=1, dtype=np.uint64).tobytes())
         self.count += 1
         return self.count - 1
 
@@ -58,11 +61,12 @@ class Families:
         parents = np.arange(self.count)
         if not self.count:
             return parents
-        for file in (self._signatures, *self._bands):
-            file.flush()
+        self._signatures.flush()
+        self._keys.flush()
         signatures = np.memmap(self._signatures.name, np.uint32, "r", shape=(self.count, PERMUTATIONS))
-        for band in self._bands:
-            keys = np.fromfile(band.name, np.uint64)
+        bands = np.memmap(self._keys.name, np.uint64, "r", shape=(self.count, self._bands))
+        for i in range(self._bands):
+            keys = np.array(bands[:, i])
             order = np.argsort(keys, kind="stable")
             same = keys[order[1:]] == keys[order[:-1]]
             starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(self.count), 0))
@@ -77,17 +81,25 @@ class Families:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for file in (self._signatures, *self._bands):
-            file.close()
+        self._signatures.close()
+        self._keys.close()
 
     def _signature(self, words: list[str]) -> NDArray[np.uint32]:
-        shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
-        signature = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME, hashfunc=zlib.crc32, permutations=self._permutations)
-        signature.update_batch([shingle.encode() for shingle in shingles])
-        return np.asarray(signature.hashvalues, np.uint32)
+        hashes = np.fromiter(map(_hash, words), np.uint64, len(words))
+        shingles = max(1, len(words) - SHINGLE + 1)
+        parts = [hashes[i : i + shingles] * MIXED[i + 1] for i in range(min(SHINGLE, len(words)))]
+        mixed = np.sum(parts, axis=0, dtype=np.uint64) >> np.uint64(32)
+        self._minhash.clear()
+        self._minhash.update_batch(mixed.tolist() if parts else [0])
+        return np.asarray(self._minhash.hashvalues, np.uint32)
 
     def _alike(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
         return float(np.mean(one == other)) >= self.threshold - SLACK
+
+
+@lru_cache(1 << 16)
+def _hash(word: str) -> int:
+    return zlib.crc32(word.encode())
 
 
 def rows_a_band(threshold: float) -> int:

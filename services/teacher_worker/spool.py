@@ -19,6 +19,7 @@ FUNCTION = 1  # its instruction can be a prompt
 VALIDATION = 2  # its uploader said that it is for validation
 HELD_OUT = 4  # a dev or test prompt asks for it by name
 
+NAME_BYTES = 8  # of a digest, as hexadecimal digits
 DIGEST = np.dtype([("high", ">u8"), ("low", ">u8")])
 
 
@@ -50,7 +51,6 @@ class Spool:
         self._digests = self._open.enter_context((folder / "digests").open("w+b"))
         self._offsets = array("Q", [0])
         self._flags = array("B")
-        self._names: dict[int, str] = {}
         self._firsts = np.zeros(0, np.int64)
         self.domains: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
@@ -78,9 +78,7 @@ class Spool:
         """All rows but exact duplicates, of which the first stays."""
         self._digests.flush()
         digests = np.fromfile(self._digests.name, DIGEST)
-        firsts = self.families.firsts()
-        self._names = {int(number): digests[number].tobytes().hex()[:16] for number in np.unique(firsts)}
-        self._firsts = firsts
+        self._firsts = firsts = self.families.firsts()
         rows = np.sort(np.unique(digests, return_index=True)[1])
         flags = np.array(self._flags, np.uint8)
         return Table(rows, firsts[rows], flags[rows])
@@ -91,8 +89,9 @@ class Spool:
         for number in rows:
             self._rows.seek(self._offsets[number])
             row = self._rows.read(self._offsets[number + 1] - self._offsets[number])
-            example = Example.model_validate_json(row)
-            yield example.model_copy(update={"family": self._names[int(self._firsts[number])]})
+            self._digests.seek(DIGEST.itemsize * int(self._firsts[number]))
+            family = self._digests.read(NAME_BYTES).hex()
+            yield Example.model_validate_json(row).model_copy(update={"family": family})
 
 
 def _bucket(characters: int) -> int:
