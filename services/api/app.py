@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from reflux import __version__, logs, prices
-from services.api import price_table, problems
+from services.api import openapi, price_table, problems
 from services.api.auth import bootstrap
 from services.api.database import make_engine, migrate
 from services.api.guard import Guard
@@ -24,7 +24,16 @@ from services.api.settings import Settings
 def make_app() -> FastAPI:
     logs.set_up("api")
     settings = Settings()
-    app = FastAPI(title="Reflux", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Reflux",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=openapi.operation_id,
+    )
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     app.state.settings = settings
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())

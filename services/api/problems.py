@@ -70,7 +70,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(ProblemError(error.status_code, "http_error", str(error.detail), "GET /openapi.json lists the calls."))
+        told, hint = str(error.detail), "GET /openapi.json lists the calls."
+        return answer(ProblemError(error.status_code, "http_error", told, hint, headers=dict(error.headers or {})))
 
     @app.exception_handler(RefluxError)
     def _store(request: Request, error: RefluxError) -> JSONResponse:
@@ -85,6 +86,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeout)
     def _database(request: Request, error: Exception) -> JSONResponse:
-        log.warning("database_away", path=request.url.path, error=str(error)[:200])
+        # The first line alone: those after it may hold what was sent.
+        log.warning("database_away", path=request.url.path, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
         told, hint = "The database can't be reached.", "Nothing is lost; try again in a moment."
         return answer(ProblemError(503, "database_away", told, hint, headers={"Retry-After": "1"}))

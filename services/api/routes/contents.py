@@ -133,8 +133,8 @@ def list_artifacts(
     "/artifacts/{path:path}",
     response_class=Response,
     responses={
-        200: {"description": "The artifact", "content": {"application/octet-stream": {}}},
-        206: {"description": "The part that `Range` asked for", "content": {"application/octet-stream": {}}},
+        200: {"description": "The artifact", "content": {"*/*": {}}},
+        206: {"description": "The part that `Range` asked for", "content": {"*/*": {}}},
         307: {"description": "To an address, signed for 15 minutes, at the object store (REFLUX_SIGN_ARTIFACTS)"},
     },
 )

@@ -52,7 +52,7 @@ def create(
         checked = checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)})
         response.status_code = 200
         return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked))
-    row, new = runs.create(session, checked, by, idempotency_key, table)
+    row, new = runs.create(session, checked, by, idempotency_key or None, table)
     session.commit()
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/runs/{row.id}"
