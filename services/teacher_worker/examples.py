@@ -66,7 +66,7 @@ def domain_title(domain: str) -> str:
 
 def job(function: Function) -> str:
     """What the function is for: the first sentence of its comment, else the words of its name. Ends with a full stop."""
-    words = _brief(function.comment) or f"what its name says, {_spoken(function.name)}"
+    words = _brief(function.comment) or f"do what the name says: {_spoken(function.name)}"
     return words[0].upper() + words[1:].rstrip(" .:;,") + "."
 
 
@@ -132,15 +132,26 @@ BRIEF = re.compile(r"[@\\]brief\s+")
 SENTENCE = re.compile(r"(?<=[a-z)\d][.!?])\s|\n\s*\n|\n\s*[@\\-]|\n\s*\w+:\s")
 
 
+# Kernel-doc: `name() - what it does`, or the name on a line of its own and a `Description:` below
+NAME_FIRST = re.compile(r"^(?:[\w:~]+(?:\(\))?\s+-+\s+|\w*_\w+(?:\(\))?\s*(?::|\n)\s*)")
+DESCRIPTION = re.compile(r"\bDescription\s*:\s*")
+
+
 def _brief(comment: str) -> str:
     """The first sentence of a comment, in one line, at most 240 characters; nothing if it says nothing."""
     text = MARKERS.sub("", comment).strip(" \t\n*=-_#/")
     text = text[found.end() :] if (found := BRIEF.search(text)) else text
-    text = re.sub(r"^[\w:~]+(?:\(\))?\s+-+\s+", "", text)  # kernel-doc: `name - what it does`
-    first = " ".join(SENTENCE.split(text, maxsplit=1)[0].split())
-    if len(first) < 8 or not re.search(r"[A-Za-z]{3}", first) or first.startswith(("@", "\\")):
-        return ""
+    text = NAME_FIRST.sub("", text)
+    first = _first_sentence(text)
+    if not first and (found := DESCRIPTION.search(text)):
+        first = _first_sentence(text[found.end() :])
     return first if len(first) <= 240 else first[:240].rsplit(" ", 1)[0]
+
+
+def _first_sentence(text: str) -> str:
+    first = " ".join(SENTENCE.split(text, maxsplit=1)[0].split())
+    says_nothing = len(first) < 8 or not re.search(r"[A-Za-z]{3}", first) or first.startswith(("@", "\\"))
+    return "" if says_nothing else first
 
 
 def _spoken(name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from datasketch import MinHash
 from numpy.typing import NDArray
 
+BUFFER = 1 << 20  # bytes; each row adds a few hundred
 PERMUTATIONS = 128
 SHINGLE = 5  # tokens
 SLACK = 0.05  # the estimate of a similarity errs by about 0.03 with 128 permutations; rather too alike than not enough
@@ -45,8 +46,8 @@ class Families:
         self._rows = rows_a_band(threshold)
         self._bands = PERMUTATIONS // self._rows
         self._minhash = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME, hashfunc=int)
-        self._signatures = (folder / "signatures").open("w+b")
-        self._keys = (folder / "bands").open("w+b")
+        self._signatures = (folder / "signatures").open("w+b", BUFFER)
+        self._keys = (folder / "bands").open("w+b", BUFFER)
 
     def add(self, words: list[str]) -> int:
         signature = self._signature(words)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reflux.records import Example
-from services.teacher_worker.families import Families, md5
+from services.teacher_worker.families import BUFFER, Families, md5
 
 FUNCTION = 1  # its instruction can be a prompt
 VALIDATION = 2  # its uploader said that it is for validation
@@ -47,7 +47,7 @@ class Spool:
     def __init__(self, folder: Path, threshold: float) -> None:
         self._open = ExitStack()
         self.families = self._open.enter_context(Families(folder, threshold))
-        self._rows = self._open.enter_context((folder / "rows").open("w+b"))
+        self._rows = self._open.enter_context((folder / "rows").open("w+b", BUFFER))
         self._digests = self._open.enter_context((folder / "digests").open("w+b"))
         self._offsets = array("Q", [0])
         self._flags = array("B")

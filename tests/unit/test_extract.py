@@ -160,6 +160,11 @@ def test_language_of_a_header(text: str, path: str, language: str) -> None:
     [
         ("/** @brief Opens a gate.\n * @param n Which.\n */", "Opens a gate."),
         ("/**\n * taprio_init - set up the schedule\n * @sch: the qdisc\n */", "set up the schedule"),
+        (
+            "/**\n *  stmmac_tx_timeout\n *  @dev : Pointer\n *  Description: called when a frame\n *  is late.\n */",
+            "called when a frame is late.",
+        ),
+        ("/**\n * igc_remove\n * @dev: device\n */", ""),
         ("// Adds two numbers. Never fails.", "Adds two numbers."),
         ("/* ------------------------------ */", ""),
         ("/* TODO */", ""),
