@@ -1,4 +1,4 @@
-"""The control process: rings for tasks, watches leases and limits, publishes events, projects runs into the artifact store.
+"""The control process: rings for tasks, watches leases and limits, publishes events, posts to the webhook, projects runs.
 
 It may be killed at any time, and run more than once: rows are taken with SKIP LOCKED, and everything is in Postgres.
 """
@@ -31,6 +31,7 @@ from services.api.database import make_engine, migrate
 from services.api.settings import Settings
 from services.api.tables import EventRow, RunRow, TaskRow
 from services.api.tasks import orphan, stop
+from services.api.webhooks import deliver_all
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ def main() -> None:
     doorbell = threading.Event()
     loops = [
         threading.Thread(target=work, args=(stopping, settings, engine, doorbell), name=work.__name__, daemon=True)
-        for work in (listen, ring_all, watch_all, publish_all, project_all)
+        for work in (listen, ring_all, watch_all, publish_all, project_all, *([deliver_all] if settings.webhook_url else []))
     ]
     for loop in loops:
         loop.start()

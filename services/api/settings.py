@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SECRETS = Path("/run/secrets")
@@ -18,6 +19,8 @@ class Settings(BaseSettings):
     api_url: str = Field("http://127.0.0.1:8400", description="Where control asks whether workers can be heard")
     operator_key: SecretStr | None = Field(None, description="Made valid at start, if there is no such key yet")
     worker_key: SecretStr | None = None
+    webhook_url: str | None = Field(None, description="Status changes of runs are posted there by control")
+    webhook_secret: SecretStr | None = Field(None, description="What those posts are signed with")
     prices: Path | None = Field(None, description="A price table of your own, as YAML; see reflux/prices.py")
     max_active_runs: int = 4
     lease: timedelta = timedelta(seconds=45)
@@ -28,3 +31,9 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = 200_000_000
     calls_per_minute: int = Field(3000, ge=0, description="Of one viewer or operator key, to one API process; 0: no limit")
     sign_artifacts: bool = Field(False, description="Redirect to the object store, whose address users must be able to reach")
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> Self:
+        if self.webhook_url and not self.webhook_secret:
+            raise ValueError("REFLUX_WEBHOOK_URL needs REFLUX_WEBHOOK_SECRET")
+        return self
