@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 WINDOW = 2.0  # seconds, at least, between two changes of the pace
+FIRST_WINDOW = 0.5  # seconds from the first throttle to the first pace, as until then every slot is thrown at the teacher
 ENOUGH = 8  # outcomes, at least, that such a change is drawn from
 FLOOR = 1.0  # calls a second; a throttle at this pace counts as a failed try
-HEADROOM = 1.25  # so far the pace stays above the rate that is answered: what is throttled costs nothing
-GROWTH = 1.1  # in a window, at most
+HEADROOM = 1.1  # so far the pace stays above the rate that is answered: what is throttled costs nothing
+GROWTH = 1.5  # of the pace, after a window without a throttle in which all of it was wanted
 UNLIMITED = float("inf")
 
 
@@ -110,12 +111,13 @@ class Limiter:
         if outcomes == 1:
             self._began = now
         elapsed = now - self._began
-        if elapsed < WINDOW or outcomes < ENOUGH:
+        first = self._throttled > 0 and self.pace == UNLIMITED
+        if elapsed < (FIRST_WINDOW if first else WINDOW) or outcomes < ENOUGH:
             return
-        if self._throttled and self.pace == UNLIMITED:
-            self.pace = max(FLOOR, HEADROOM * self._answered / elapsed)
+        if first:
+            self.pace = max(FLOOR, HEADROOM * (self._answered + self._in_use) / elapsed)  # what is under way was let in
         elif self._throttled:
-            self.pace = max(FLOOR, self.pace * min(GROWTH, HEADROOM * self._answered / outcomes))
+            self.pace = max(FLOOR, self.pace * HEADROOM * self._answered / outcomes)
         elif self.pace < UNLIMITED and outcomes / elapsed > 0.8 * self.pace:  # else nobody wanted more
             self.pace *= GROWTH
         self._answered = self._throttled = 0
