@@ -195,6 +195,7 @@ def _function(node: Node, source: bytes, language: Language) -> Function | None:
         NO_NAMES.fullmatch(name)
         or _is_macro_call(name, declarator)
         or (name.isupper() and not _is_sound(node, source))
+        or b"\\\n" in source[node.start_byte : source.find(b"\n", body.start_byte) + 1]  # inside a macro
         or not (node.child_by_field_name("type") or _needs_no_type(name, scope))
     ):
         return None

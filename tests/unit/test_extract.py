@@ -32,6 +32,11 @@ def only(text: str, path: str = "a.c") -> Function:
         ("int f(void) {}\nint g(void) { /* nothing to do */ }", "a.c", []),
         ("TEST(gate, opens) { check(1); }\nint f(void) { return 1; }", "a.cpp", ["f"]),
         ("END_TEST\n\nSTART_TEST (opens)\n{ check(1); }\nuint8_t CRC(buffer_t *b) { return 1; }", "a.c", ["CRC"]),
+        (
+            "#define M(name) \\\n  /* A \\\n   * b. */ \\\n  int name##_f(int a) \\\n  { return a; }\nint g(int a) { go(); }",
+            "a.c",
+            ["g"],
+        ),
         ("namespace a::b { namespace { int f() { return 1; } } }", "a.cpp", ["f"]),
         ("class G { public: int open() const { return s_; } int s_; };", "a.hpp", ["open"]),
         ("class G { G(int s) : s_(s) { log(s); } ~G() { log(0); } int s_; };", "a.hh", ["G", "~G"]),
