@@ -248,7 +248,7 @@ def _needs_no_type(name: str, scope: tuple[str, ...]) -> bool:
     """Constructors, destructors and conversions; anything else without a type was a macro's call."""
     parts = name.split("::")
     return (
-        parts[-1].startswith(("~", "operator"))
+        any(part.startswith(("~", "operator")) for part in parts)
         or (len(parts) > 1 and re.sub(r"<.*", "", parts[-2]) == parts[-1])
         or (bool(scope) and scope[-1] == name)
     )

@@ -71,6 +71,7 @@ def test_functions_found(text: str, path: str, expected: list[str]) -> None:
         ("SIM_INLINE Gate::Gate(int n)\n    : n_{n}\n{\n    log(n);\n}", "a.hpp", "Gate::Gate"),
         ("template <typename M>\nvoid SIM_INLINE sinks::base<M>::f(int n)\n{\n    log(n);\n}", "a.hpp", "sinks::base<M>::f"),
         ("class G { operator const char*() const { return text_; } };", "a.hh", "operator const char*"),
+        ("class G { operator std::string() const { return text_; } };", "a.hh", "operator std::string"),
     ],
 )
 def test_macros_around_a_function_do_not_hide_it(text: str, path: str, expected: str) -> None:
