@@ -94,11 +94,19 @@ def _prompt_ids(tokenizer: Any, system: str, text: str) -> list[int]:
 def _render(tokenizer: Any, messages: Sequence[Message], *, for_generation: bool) -> str:
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_generation)
-    except jinja2.TemplateError:
+        return _applied(tokenizer, turns, for_generation=for_generation)
+    except jinja2.TemplateError as error:
         # Some templates refuse a system turn: the user says it then.
         if len(turns) < 2 or turns[0]["role"] != "system":
-            raise
-        first = {"role": turns[1]["role"], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-        text = tokenizer.apply_chat_template([first, *turns[2:]], tokenize=False, add_generation_prompt=for_generation)
+            raise Terminal(
+                "not_supported",
+                f"The student's chat template refuses a conversation of {', '.join(turn['role'] for turn in turns)}: {error}",
+                "Let user and assistant take turns in the rows, or choose another student.",
+            ) from error
+    first = {"role": turns[1]["role"], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+    return _render(tokenizer, [Message.model_validate(turn) for turn in (first, *turns[2:])], for_generation=for_generation)
+
+
+def _applied(tokenizer: Any, turns: list[dict[str, str]], *, for_generation: bool) -> str:
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_generation)
     return text
