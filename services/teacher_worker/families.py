@@ -5,6 +5,7 @@ by its in-memory index: that would hold some 5 kB a text, here it is 8 bytes at 
 """
 
 import hashlib
+import os
 import re
 import zlib
 from functools import lru_cache
@@ -17,6 +18,7 @@ from datasketch import MinHash
 from numpy.typing import NDArray
 
 BUFFER = 1 << 20  # bytes; each row adds a few hundred
+ROWS_READ = 1 << 15
 PERMUTATIONS = 128
 SHINGLE = 5  # tokens
 SLACK = 0.05  # the estimate of a similarity errs by about 0.03 with 128 permutations; rather too alike than not enough
@@ -64,19 +66,17 @@ class Families:
             return parents
         self._signatures.flush()
         self._keys.flush()
-        signatures = np.memmap(self._signatures.name, np.uint32, "r", shape=(self.count, PERMUTATIONS))
-        bands = np.memmap(self._keys.name, np.uint64, "r", shape=(self.count, self._bands))
         for i in range(self._bands):
-            keys = np.array(bands[:, i])
+            keys = self._band(i)
             order = np.argsort(keys, kind="stable")
             same = keys[order[1:]] == keys[order[:-1]]
             starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(self.count), 0))
             for place in np.flatnonzero(same) + 1:
                 one = order[place]
                 for other in {order[place - 1], order[starts[place]]}:
-                    if _root(parents, one) != _root(parents, other) and self._alike(signatures[one], signatures[other]):
+                    if _root(parents, one) != _root(parents, other) and self._alike(one, other):
                         _join(parents, one, other)
-        return np.array([_root(parents, i) for i in range(self.count)])
+        return np.fromiter((_root(parents, i) for i in range(self.count)), np.int64, self.count)
 
     def __enter__(self) -> Self:
         return self
@@ -94,8 +94,20 @@ class Families:
         self._minhash.update_batch(mixed.tolist() if parts else [0])
         return np.asarray(self._minhash.hashvalues, np.uint32)
 
-    def _alike(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
-        return float(np.mean(one == other)) >= self.threshold - SLACK
+    def _band(self, number: int) -> NDArray[np.uint64]:
+        """One key of every text. Read, not mapped: pages of a mapped file count as this process's memory."""
+        keys = np.empty(self.count, np.uint64)
+        self._keys.seek(0)
+        for start in range(0, self.count, ROWS_READ):
+            rows = np.fromfile(self._keys, np.uint64, ROWS_READ * self._bands).reshape(-1, self._bands)
+            keys[start : start + len(rows)] = rows[:, number]
+        return keys
+
+    def _alike(self, one: int, other: int) -> bool:
+        size = 4 * PERMUTATIONS
+        file = self._signatures.fileno()
+        signatures = (np.frombuffer(os.pread(file, size, size * int(number)), np.uint32) for number in (one, other))
+        return float(np.mean(next(signatures) == next(signatures))) >= self.threshold - SLACK
 
 
 @lru_cache(1 << 16)
