@@ -39,8 +39,9 @@ struct gate_control_entry {
 class Behaviour(BaseModel):
     """How to misbehave. Shares are of calls, drawn by `seed`; `per_second` is a token bucket with a burst of `burst`.
 
-    `deny_after`: access is denied from so many served calls on. `unauthorized`: nobody's key is known. `telltale`: errors
-    repeat the key. `cut`: the answer breaks off. `malformed`: no JSON. `body`: what is sent in place of the answer's JSON.
+    `deny_after`: access is denied from so many served calls on. `unauthorized`: nobody's key is known. `used_up`: the
+    account is empty. `telltale`: errors repeat the key. `cut`: the answer breaks off. `malformed`: no JSON. `body`: what is
+    sent in place of the answer's JSON.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +53,7 @@ class Behaviour(BaseModel):
     deny: bool = False
     deny_after: int | None = None
     unauthorized: bool = False
+    used_up: bool = False
     unknown_model: bool = False
     telltale: bool = False
     unavailable: float = 0.0
@@ -98,6 +100,8 @@ class RecordedTeacher:
             behaviour = self.behaviour
             if behaviour.unauthorized:
                 return WireError(401, "UnrecognizedClientException", "The key or token is not known.")
+            if behaviour.used_up:
+                return WireError(429, "insufficient_quota", "You exceeded your current quota.")
             if behaviour.unknown_model:
                 status, kind = (404, "model_not_found") if asked.operation == "chat" else (400, "ValidationException")
                 return WireError(status, kind, "The provided model identifier is invalid.")

@@ -105,7 +105,7 @@ def answer(asked: Asked, text: str, milliseconds: int) -> dict[str, Any]:
 def error(path: str, error: WireError) -> tuple[dict[str, Any], dict[str, str]]:
     """Body and headers of an error."""
     if path.startswith("/v1/"):
-        return {"error": {"message": error.message, "type": error.kind, "param": None, "code": None}}, {}
+        return {"error": {"message": error.message, "type": error.kind, "param": None, "code": error.kind}}, {}
     return {"message": error.message}, {"x-amzn-ErrorType": f"{error.kind}:http://internal.amazon.com/"}
 
 

@@ -139,6 +139,11 @@ def test_a_model_that_is_not_there(stand: StandIn, provider: str) -> None:
     assert terminal(teacher_at(stand.url, provider)).code == "model_not_found"
 
 
+def test_an_account_that_is_used_up(stand: StandIn) -> None:
+    stand.behave(used_up=True)
+    assert terminal(teacher_at(stand.url, "openai")).code == "quota_exceeded"
+
+
 def test_an_endpoint_without_its_v1(stand: StandIn) -> None:
     error = terminal(teacher_at(stand.url, "openai", endpoint_url=stand.url))
     assert error.code == "model_not_found"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from weakref import finalize
 
 import boto3
 from botocore import UNSIGNED
@@ -61,6 +62,7 @@ def connect(teacher: Teacher, endpoint_url: str | None) -> Converse:
         except (BotoCoreError, ValueError, LookupError, TypeError, AttributeError) as error:  # botocore parses any body
             raise _broken(error, teacher) from error
 
+    finalize(converse, client.close)
     return converse
 
 

@@ -1,6 +1,7 @@
 """Any server that speaks OpenAI's chat completions: OpenAI, vLLM, Ollama, a gateway. What its errors mean."""
 
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from reflux.errors import Terminal
 from reflux.secret import secret
@@ -51,6 +52,7 @@ def connect(teacher: Teacher) -> Converse:
             raise CallFailed("teacher_stream_error", f"the answer could not be read: {type(error).__name__}") from error
         return _reply(answer)
 
+    finalize(converse, client.close)
     return converse
 
 
