@@ -15,6 +15,7 @@ from services.api.database import make_engine, migrate
 from services.api.guard import Guard
 from services.api.listening import Listener
 from services.api.measures import Measures
+from services.api.pages import Pages
 from services.api.rates import Buckets
 from services.api.readiness import Readiness
 from services.api.routes import catalogue, contents, datasets, forks, keys, reviews, runs, system, tasks
@@ -37,10 +38,12 @@ def make_app() -> FastAPI:
     app.state.settings = settings
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())
+    app.state.reads = app.state.engine.execution_options(isolation_level="AUTOCOMMIT")
     app.state.artifacts = None
     app.state.listener = Listener(app.state.engine)
     app.state.readiness = Readiness(app.state.engine, settings)
     app.state.measures = Measures(app.state.engine)
+    app.state.pages = Pages(settings.artifacts_url)
     app.state.buckets = Buckets(settings.calls_per_minute)
     app.add_middleware(Guard, settings=settings)
     problems.install(app)

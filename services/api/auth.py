@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from reflux.views import KeyView, Role
 from services.api.problems import ProblemError
 from services.api.rates import Buckets
-from services.api.session import Database
 from services.api.settings import Settings
 from services.api.tables import KeyRow
 
@@ -74,22 +73,25 @@ def digest(secret: str) -> str:
 def needs(role: Role) -> Callable[..., str]:
     """A dependency: the label of a key that may act in `role`, or 401 / 403 / 429."""
 
-    def check(request: Request, session: Database, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    def check(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
         if sent is None:
             raise _unknown("no_key", "This call needs a key.", "Send `Authorization: Bearer <key>`.")
         # Looking up the SHA-256 leaks no timing of the key itself.
-        key = session.scalar(select(KeyRow).where(KeyRow.digest == digest(sent.credentials), KeyRow.revoked_at.is_(None)))
+        known = digest(sent.credentials)
+        query = select(KeyRow.role, KeyRow.label).where(KeyRow.digest == known, KeyRow.revoked_at.is_(None))
+        with request.app.state.reads.connect() as connection:
+            key = connection.execute(query).one_or_none()
         if key is None:
             raise _unknown("unknown_key", "This key is not valid.", "Ask an operator for a new one.")
         if role not in ALLOWS[key.role]:
             raise ProblemError(403, "wrong_role", f"A {key.role} key can't do this; it needs {role}.", "Use another key.")
         buckets: Buckets = request.app.state.buckets
-        wait = 0.0 if key.role == "worker" else buckets.take(key.digest)
+        wait = 0.0 if key.role == "worker" else buckets.take(known)
         if wait:
             hint = "Wait for the seconds of Retry-After; follow events instead of asking again and again."
             told = f"This key may call {buckets.per_minute} times a minute."
             raise ProblemError(429, "too_many_requests", told, hint, headers={"Retry-After": str(math.ceil(wait))})
-        return key.label
+        return str(key.label)
 
     return check
 

@@ -1,24 +1,45 @@
 """The engine, and the migrations of the database behind it."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
+RESTED_SECONDS = 2.0  # a connection that has been in the pool for longer is looked at before it is used
+
+
 def make_engine(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         hide_parameters=True,  # they would reach the log with an error
-        pool_pre_ping=True,
         pool_size=10,
         max_overflow=30,
         pool_timeout=10,
         connect_args={"connect_timeout": 5, "options": "-c lock_timeout=20000 -c statement_timeout=60000"},
     )
+
+    @event.listens_for(engine, "checkin")
+    def _rest(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _look(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        """`pool_pre_ping`, without its round trip where the connection was at work just now."""
+        if time.monotonic() - record.info.get("since", time.monotonic()) > RESTED_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError from error
+
+    return engine
 
 
 def migrate(engine: Engine) -> None:

@@ -1,10 +1,8 @@
 """Runs' events as they happen: one listener a process hears Postgres' notifications, and wakes the readers of that run."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 import structlog
@@ -22,22 +20,24 @@ from services.api.tables import RunRow
 log = structlog.get_logger()
 
 PAGE = 500
-LOOK_ANYWAY_SECONDS = 15.0  # should a notification have been lost
-Sent = dict[str, Any]
+LOOK_ANYWAY_SECONDS = 60.0
+TURN_SECONDS = 0.0005  # readers of one run are woken one after the other, so that no other call waits for them all
+Page = list[tuple[int, bytes]]  # of events as they are sent, each with its `seq`
 
 
 @dataclass(eq=False)
 class Feed:
-    """One run's readers. Those that stand at the same place share one look into Postgres, if it began after the last ring."""
+    """One run's readers. Those that stand at the same place share one look into Postgres, until the run rings again."""
 
     run_id: str
     readers: int = 0
     rings: int = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    looks: dict[tuple[int, int], asyncio.Task[tuple[list[tuple[int, Sent]], bool]]] = field(default_factory=dict)
+    looks: dict[int, asyncio.Task[tuple[Page, bool]]] = field(default_factory=dict)
 
     def ring(self) -> None:
         self.rings += 1
+        self.looks = {}
         self.woken.set()
         self.woken = asyncio.Event()
 
@@ -45,72 +45,65 @@ class Feed:
 class Listener:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.feeds: dict[str, Feed] = {}
 
     async def listen(self) -> None:
-        """For as long as the process lives. After each gap everybody is woken: something may have been missed."""
+        """For as long as the process lives. Now and then, and after a gap, everybody is woken: a ring may be lost."""
         url = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
                     await connection.execute(f"listen {CHANNEL}")
-                    for known in self.feeds.values():
-                        known.ring()
-                    async for notice in connection.notifies():
-                        if feed := self.feeds.get(notice.payload):
-                            feed.ring()
+                    while True:
+                        for known in list(self.feeds.values()):
+                            known.ring()
+                        async for notice in connection.notifies(timeout=LOOK_ANYWAY_SECONDS):
+                            if feed := self.feeds.get(notice.payload):
+                                feed.ring()
             except psycopg.Error as error:
                 log.warning("database_away", during="listen", error=str(error)[:200])
             await asyncio.sleep(1)
 
-    async def follow(self, run_id: str, after: int) -> AsyncIterator[Sent]:
+    async def follow(self, run_id: str, after: int) -> AsyncIterator[bytes]:
         """Every event after `after`, each once and in order, until the run is over."""
         feed = self.feeds.setdefault(run_id, Feed(run_id))
+        turn = feed.readers % 1000 * TURN_SECONDS
         feed.readers += 1
         try:
             while True:
-                rings, woken = feed.rings, feed.woken
+                woken = feed.woken
                 try:
-                    page, over = await self._look(feed, after, rings)
+                    page, over = await self._look(feed, after)
                 except (DBAPIError, PoolTimeout):
+                    feed.looks = {}
                     await asyncio.sleep(1)
                     continue
-                for seq, sent in page:
-                    yield sent
-                    after = seq
-                if over and not page:
+                if page:
+                    after = page[-1][0]
+                    yield b"".join(sent for _, sent in page)
+                if len(page) == PAGE:
+                    continue
+                if over:
                     return
-                if not page:
-                    await _wait(woken)
+                await woken.wait()
+                await asyncio.sleep(turn)
         finally:
             feed.readers -= 1
             if not feed.readers:
                 self.feeds.pop(run_id, None)
 
-    async def _look(self, feed: Feed, after: int, rings: int) -> tuple[list[tuple[int, Sent]], bool]:
-        look = feed.looks.get((after, rings))
+    async def _look(self, feed: Feed, after: int) -> tuple[Page, bool]:
+        look = feed.looks.get(after)
         if look is None:
-            look = asyncio.create_task(run_in_threadpool(_read, self.engine, feed.run_id, after))
-            feed.looks[after, rings] = look
-            look.add_done_callback(lambda _: feed.looks.pop((after, rings), None))
+            look = feed.looks[after] = asyncio.create_task(run_in_threadpool(_read, self.reads, feed.run_id, after))
         return await asyncio.shield(look)
 
 
-async def _wait(woken: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(LOOK_ANYWAY_SECONDS):
-            await woken.wait()
-    except TimeoutError:
-        pass
-
-
-def _read(engine: Engine, run_id: str, after: int) -> tuple[list[tuple[int, Sent]], bool]:
-    """Events as they are sent, and whether the run is over (or deleted) and there will be no more."""
+def _read(engine: Engine, run_id: str, after: int) -> tuple[Page, bool]:
+    """The next events, and whether the run is over (or deleted): then there will be none after these."""
     with Session(engine) as session:
         stage = session.scalar(select(RunRow.stage).where(RunRow.id == run_id))
         over = stage is None or Stage(stage).terminal
         page = history.events(session, run_id, after, PAGE)
-    return [
-        (event.seq, {"id": str(event.seq), "event": event.type, "data": json.dumps(event.model_dump(mode="json"))})
-        for event in page
-    ], over
+    return [(e.seq, f"id: {e.seq}\nevent: {e.type}\ndata: {e.model_dump_json()}\n\n".encode()) for e in page], over

@@ -5,11 +5,11 @@ import json
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, defer
 
 from reflux import prices
 from reflux.artifacts import Artifacts
@@ -22,7 +22,23 @@ from reflux.views import Health, RunView, TaskView
 from services.api import files, progress
 from services.api.advance import advance, append, lock
 from services.api.problems import ProblemError
+from services.api.progress import Task
 from services.api.tables import RunRow, TaskRow
+
+
+class Listed(Protocol):
+    """What a list needs of a run's row, besides its state."""
+
+    id: Any
+    name: Any
+    recipe: Any
+    status: Any
+    stage: Any
+    labels: Any
+    seq: Any
+    created_at: Any
+    started_at: Any
+    ended_at: Any
 
 
 def create(
@@ -82,30 +98,6 @@ def get(session: Session, run_id: str) -> RunRow:
     return row
 
 
-def newest(
-    session: Session,
-    *,
-    limit: int,
-    after: str | None = None,
-    status: str | None = None,
-    recipe: str | None = None,
-    name: str | None = None,
-    metadata: dict[str, str] | None = None,
-) -> tuple[list[RunRow], bool]:
-    """A page of runs, newest first, and whether there are more."""
-    query = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit + 1)
-    if after:
-        last = get(session, after)
-        query = query.where(tuple_(RunRow.created_at, RunRow.id) < (last.created_at, last.id))
-    for column, value in ((RunRow.status, status), (RunRow.recipe, recipe), (RunRow.name, name)):
-        if value:
-            query = query.where(column == value)
-    if metadata:
-        query = query.where(RunRow.labels.contains(metadata))
-    rows = list(session.scalars(query))
-    return rows[:limit], len(rows) > limit
-
-
 def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
     """Forget a run that is over, its artifacts first if they are given. What its teacher answered stays shared."""
     row = lock(session, run_id)
@@ -133,18 +125,17 @@ def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested 
 
 
 def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = False) -> RunView:
-    (only,) = views(session, [row], artifacts_url, full=full)
-    return only
-
-
-def views(session: Session, rows: Sequence[RunRow], artifacts_url: str, *, full: bool = False) -> list[RunView]:
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-    tasks = open_tasks(session, [row.id for row in rows if row.ended_at is None])
-    return [_view(row, tasks.get(row.id, []), artifacts_url, now, full) for row in rows]
-
-
-def _view(row: RunRow, tasks: list[TaskRow], artifacts_url: str, now: datetime, full: bool) -> RunView:
+    tasks = open_tasks(session, row.id)
     run = Run.model_validate(row.state)
+    shown = drawn(row, run, tasks, artifacts_url, now)
+    if full:
+        shown.spec, shown.tasks = run.spec.model_dump(mode="json"), [_task(task) for task in tasks]
+    return shown
+
+
+def drawn(row: Listed, run: Run, tasks: Sequence[Task], artifacts_url: str, now: datetime) -> RunView:
+    """The run as lists show it."""
     return RunView(
         id=row.id,
         name=row.name,
@@ -175,21 +166,15 @@ def _view(row: RunRow, tasks: list[TaskRow], artifacts_url: str, now: datetime, 
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        spec=run.spec.model_dump(mode="json") if full else None,
-        tasks=[_task(task) for task in tasks] if full else None,
     )
 
 
-def open_tasks(session: Session, run_ids: Sequence[str]) -> dict[str, list[TaskRow]]:
-    """The unfinished tasks of each run, the oldest first."""
-    query = select(TaskRow).where(TaskRow.run_id.in_(run_ids), TaskRow.status.in_(("ready", "claimed"))).order_by(TaskRow.id)
-    tasks: dict[str, list[TaskRow]] = {}
-    for task in session.scalars(query) if run_ids else ():
-        tasks.setdefault(task.run_id, []).append(task)
-    return tasks
+def open_tasks(session: Session, run_id: str) -> list[TaskRow]:
+    query = select(TaskRow).where(TaskRow.run_id == run_id, TaskRow.status.in_(("ready", "claimed"))).order_by(TaskRow.id)
+    return list(session.scalars(query.options(defer(TaskRow.command, raiseload=True))))
 
 
-def health(tasks: list[TaskRow]) -> Health:
+def health(tasks: Sequence[Task]) -> Health:
     if any(task.orphaned_at is not None and task.status == "ready" for task in tasks):
         return "orphaned"
     if any(task.orphaned_at is not None or task.error is not None for task in tasks):

@@ -19,7 +19,7 @@ from reflux.views import (
 )
 from services.api import answers, files, history, runs
 from services.api.auth import Viewer
-from services.api.session import Configured, Database, Stored
+from services.api.session import Configured, Database, Reading, Stored
 
 router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"])
 
@@ -28,7 +28,7 @@ Counted = Annotated[int, Query(ge=0, le=2**62)]
 
 
 @router.get("/epochs")
-def epochs(_: Viewer, session: Database, run_id: str, after: Counted = 0, limit: Limit = 100) -> EpochList:
+def epochs(_: Viewer, session: Reading, run_id: str, after: Counted = 0, limit: Limit = 100) -> EpochList:
     """The finished epochs, from the one after `after` on."""
     found = [epoch for epoch in _run(session, run_id).epochs if epoch.epoch > after]
     return EpochList(data=found[:limit], has_more=len(found) > limit)
@@ -37,7 +37,7 @@ def epochs(_: Viewer, session: Database, run_id: str, after: Counted = 0, limit:
 @router.get("/answers")
 def list_answers(
     _: Viewer,
-    session: Database,
+    session: Reading,
     artifacts: Stored,
     run_id: str,
     epoch: Annotated[int | None, Query(ge=0, le=10**6, description="Left out: the epoch that the run is in")] = None,
@@ -66,7 +66,7 @@ def list_answers(
 @router.get("/metrics")
 def series(
     _: Viewer,
-    session: Database,
+    session: Reading,
     run_id: str,
     name: Annotated[list[str] | None, Query(max_length=100, description="Left out: all series")] = None,
     max_points: Annotated[int, Query(ge=4, le=10_000)] = 500,
@@ -79,7 +79,7 @@ def series(
 @router.get("/logs")
 def logs(
     _: Viewer,
-    session: Database,
+    session: Reading,
     run_id: str,
     service: Annotated[str | None, Query(max_length=100)] = None,
     level: Annotated[str | None, Query(max_length=20)] = None,
@@ -92,7 +92,7 @@ def logs(
 
 
 @router.get("/checkpoints")
-def checkpoints(_: Viewer, session: Database, run_id: str) -> CheckpointList:
+def checkpoints(_: Viewer, session: Reading, run_id: str) -> CheckpointList:
     """An adapter for each epoch that was trained. `path` names its folder among the artifacts."""
     run = _run(session, run_id)
     best = run.best.epoch if run.best else None
@@ -117,7 +117,7 @@ def checkpoints(_: Viewer, session: Database, run_id: str) -> CheckpointList:
 @router.get("/artifacts")
 def list_artifacts(
     _: Viewer,
-    session: Database,
+    session: Reading,
     artifacts: Stored,
     run_id: str,
     after: Annotated[str | None, Query(max_length=1000)] = None,
@@ -140,7 +140,7 @@ def list_artifacts(
 )
 def artifact(
     _: Viewer,
-    session: Database,
+    session: Reading,
     artifacts: Stored,
     settings: Configured,
     run_id: str,

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from reflux.views import KeyList, KeyMade, NewKey
 from services.api import auth
 from services.api.auth import Operator
-from services.api.session import Database
+from services.api.session import Database, Reading
 from services.api.tables import KeyRow
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -21,7 +21,7 @@ def create(_: Operator, session: Database, body: NewKey) -> KeyMade:
 
 
 @router.get("")
-def list_keys(_: Operator, session: Database) -> KeyList:
+def list_keys(_: Operator, session: Reading) -> KeyList:
     return KeyList(data=auth.all_keys(session))
 
 

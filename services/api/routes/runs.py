@@ -15,8 +15,9 @@ from reflux.views import DryRun, EventList, RunList, RunView
 from services.api import history, runs
 from services.api.auth import Operator, Viewer
 from services.api.listening import Listener
+from services.api.pages import Pages
 from services.api.problems import ProblemError
-from services.api.session import Configured, Database, Stored
+from services.api.session import Configured, Database, Reading, Stored
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -59,26 +60,26 @@ def create(
     return runs.view(session, row, settings.artifacts_url, full=True)
 
 
-@router.get("", openapi_extra={"parameters": [METADATA]})
+@router.get("", response_model=RunList, openapi_extra={"parameters": [METADATA]})
 def newest(
     _: Viewer,
     request: Request,
-    session: Database,
-    settings: Configured,
+    session: Reading,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=100, description="The id of the last run of the page before")] = None,
     status: Annotated[str | None, Query(max_length=20)] = None,
     recipe: Annotated[str | None, Query(max_length=20)] = None,
     name: Annotated[str | None, Query(max_length=100)] = None,
-) -> RunList:
+) -> Response:
     """Newest first."""
     metadata = {found[1]: value for key, value in request.query_params.items() if (found := METADATA_KEY.fullmatch(key))}
-    rows, more = runs.newest(session, limit=limit, after=after, status=status, recipe=recipe, name=name, metadata=metadata)
-    return RunList(data=runs.views(session, rows, settings.artifacts_url), has_more=more)
+    pages: Pages = request.app.state.pages
+    page = pages.newest(session, limit=limit, after=after, status=status, recipe=recipe, name=name, metadata=metadata)
+    return Response(page, media_type="application/json")
 
 
 @router.get("/{run_id}")
-def show(_: Viewer, session: Database, settings: Configured, run_id: str) -> RunView:
+def show(_: Viewer, session: Reading, settings: Configured, run_id: str) -> RunView:
     return runs.view(session, runs.get(session, run_id), settings.artifacts_url, full=True)
 
 
@@ -120,7 +121,7 @@ def resume(by: Operator, session: Database, settings: Configured, response: Resp
 def events(
     _: Viewer,
     request: Request,
-    session: Database,
+    session: Reading,
     run_id: str,
     after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,

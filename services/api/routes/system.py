@@ -8,7 +8,7 @@ from reflux.views import ReadyView, WorkerView
 from services.api.auth import Viewer
 from services.api.problems import ProblemError
 from services.api.routes.tasks import worker_views
-from services.api.session import Configured, Database
+from services.api.session import Configured, Reading
 
 router = APIRouter(tags=["system"])
 
@@ -41,5 +41,5 @@ def document(_: Viewer, request: Request) -> JSONResponse:
 
 
 @router.get("/v1/system/workers")
-def workers(_: Viewer, session: Database, settings: Configured) -> list[WorkerView]:
+def workers(_: Viewer, session: Reading, settings: Configured) -> list[WorkerView]:
     return worker_views(session, settings)
