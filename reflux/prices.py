@@ -38,13 +38,15 @@ def find(model: str, table: Table = PRICES) -> Price | None:
 
 
 def priced(teacher: Teacher, table: Table = PRICES) -> Teacher:
-    """The teacher with the prices that its spec leaves out; what no table knows costs nothing."""
-    price = find(teacher.model, table) or Price(input=0, output=0)
+    """The teacher with the prices that its spec leaves out, where the table knows the model."""
+    price = find(teacher.model, table)
+    if price is None:
+        return teacher
     found = {"input_usd_per_million": price.input, "output_usd_per_million": price.output}
     return teacher.model_copy(update={name: usd for name, usd in found.items() if getattr(teacher, name) is None})
 
 
 def usd(teacher: Teacher, input_tokens: int, output_tokens: int) -> float:
-    """What so many tokens cost."""
+    """What so many tokens cost; nothing where no price is known."""
     full = priced(teacher)
     return (input_tokens * (full.input_usd_per_million or 0) + output_tokens * (full.output_usd_per_million or 0)) / 1e6

@@ -136,6 +136,7 @@ class _Asking:
         self.client = teacher_for(self.teacher)
         self.jitter = random.Random()  # noqa: S311 - spreads the retries of many workers
         self.due: list[tuple[float, int]] = []
+        self.fresh: list[TeacherAnswer] = []
         self.short = False
         self.tries: Counter[int] = Counter()
 
@@ -236,8 +237,10 @@ class _Asking:
 
     def _found(self, i: int, answer: TeacherAnswer) -> None:
         self.found[self.questions[i].prompt_id] = answer
+        self.fresh.append(answer)
         if len(self.found) % CHECKPOINT_EVERY == 0 or len(self.found) == self.total:
-            self.task.artifacts.write_rows(f"{self.task.pieces}/so_far.jsonl", [self.found[name] for name in sorted(self.found)])
+            self.task.artifacts.write_rows(f"{self.task.pieces}/so-far/{len(self.found):06d}.jsonl", self.fresh)
+            self.fresh = []
             self.task.progress(len(self.found), self.total, "answers")
 
 

@@ -43,6 +43,8 @@ What was said about that one:
 {evidence}
 """
 
+PRACTICE = b'"set":"practice"'  # as prompts.jsonl is written; within a text its quotes would be escaped
+
 FENCE = re.compile(r"```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -51,8 +53,8 @@ def teach(task: Task) -> PromptsTaught:
     command = task.command
     assert isinstance(command, Teach)
     began = time.monotonic()
-    practice = (p for p in task.artifacts.read_rows(command.prompts_path, Prompt) if p.set == "practice")
-    chosen = list(islice(practice, command.start, command.stop))
+    practice = (line for line in task.artifacts.get(command.prompts_path).split(b"\n") if PRACTICE in line)
+    chosen = [Prompt.model_validate_json(line) for line in islice(practice, command.start, command.stop)]
     answers = ask_all(task, "teach", [Question(p.id, p.text, p.domain, p.text) for p in chosen], budget_usd=command.budget_usd)
     if answers.rows and not answers.answered:
         raise answers.raise_for()

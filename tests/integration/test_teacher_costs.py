@@ -115,7 +115,7 @@ def test_a_shard_can_be_read_while_it_grows(teacher: StandIn, tmp_path: Path) ->
     made = hand(tmp_path, asking(teacher.url, concurrency=1))
     with pytest.raises(Exception, match="access_denied"):
         teach(made)
-    so_far = [row.prompt_id for row in stored(tmp_path, f"{made.pieces}/so_far.jsonl")]
+    so_far = [row.prompt_id for row in stored(tmp_path, f"{made.pieces}/so-far/000010.jsonl")]
     assert so_far == [f"p{i:03d}" for i in range(10)]
 
 

@@ -50,6 +50,9 @@ def test_the_longest_name_that_fits_gives_the_price() -> None:
     assert find("eu.anthropic.claude-opus-4-5-20251101-v1:0") == PRICES["claude-opus-4-5"]
     assert find("anthropic.claude-opus-4-20250514-v1:0") == PRICES["claude-opus-4"]
     assert find("our-own-70b") is None
+    unknown = spec(teacher={"model": "our-own-70b"}).teacher
+    assert priced(unknown) == unknown
+    assert usd(unknown, 1_000_000, 1_000_000) == 0
 
 
 def test_the_spec_goes_before_the_table() -> None:
