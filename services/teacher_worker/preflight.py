@@ -5,6 +5,7 @@ import secrets
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -128,15 +129,14 @@ def _source(uri: str) -> Check:
     name = f"source {uri}"
     try:
         store = ingest.open_source(uri)
-        listed = store.sizes() if store else {}
+        kinds = Counter(PurePosixPath(path).suffix.lower() in ingest.SUFFIXES for path, _ in (store.walk() if store else ()))
     except RefluxError as error:
         return _failed(name, error)
-    wanted = sum(PurePosixPath(path).suffix.lower() in ingest.SUFFIXES for path in listed)
-    if not wanted:
+    if not kinds[True]:
         hint = POLICIES["empty_dataset"].hint
-        what = f"{len(listed)} files, none of them C or C++" if store is not None else "there is no such folder"
+        what = f"{kinds.total()} files, none of them C or C++" if store is not None else "there is no such folder"
         return Check(name, "failed", what, hint, "empty_dataset")
-    return Check(name, "ok", f"{wanted} files of C or C++ among {len(listed)}")
+    return Check(name, "ok", f"{kinds[True]} files of C or C++ among {kinds.total()}")
 
 
 def _rows(uri: str) -> Check:

@@ -125,6 +125,30 @@ def test_the_cli_shows_runs(stack: Stack, calm_run: RunView) -> None:
     assert json.loads(cli(stack, "run", "show", calm_run.id, "--json").stdout)["id"] == calm_run.id
 
 
+def test_nothing_is_left_to_clean_up(stack: Stack, calm_run: RunView) -> None:
+    checked = cli(stack, "verify-cleanup", calm_run.id)
+    assert (checked.returncode, checked.stdout) == (0, "1 runs checked, 0 with something left to do\n")
+    every = json.loads(cli(stack, "verify-cleanup", "--json").stdout)
+    assert {"run_id": calm_run.id, "outcome": "succeeded", "to_do": []} in every
+
+
+def test_what_could_not_be_cleaned_up_is_named(stack: Stack, client: Client, artifacts: Path, calm_run: RunView) -> None:
+    file = artifacts / "cleanup_status.json"
+    written = file.read_text()
+    status = json.loads(written)
+    status["resources"]["artifacts"] |= {"failed": 3, "errors": {"runs/r/tasks/x": "denied"}}
+    status["resources"]["ec2_instance"] = {"id": "i-1", "status": "failed", "error": "no right", "timestamp": ""}
+    status["estimated_orphaned_cost_per_hour"] = 1.5
+    file.write_text(json.dumps(status))
+    try:
+        checked = cli(stack, "verify-cleanup", calm_run.id)
+    finally:
+        file.write_text(written)
+    assert checked.returncode == 1
+    for said in ("End i-1 by hand: no right. It costs $1.5 an hour.", "Delete runs/r/tasks/x", "Delete 2 more objects"):
+        assert said in checked.stdout
+
+
 def test_the_cli_says_what_is_wrong(stack: Stack, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [unclosed")
