@@ -1,4 +1,4 @@
-"""Structured logs: JSON lines, each with its service and whatever is bound (run_id, task, epoch, stage)."""
+"""Structured logs: JSON lines without secrets, each with its service and whatever is bound (run_id, task, epoch, stage)."""
 
 import logging
 import os
@@ -7,12 +7,17 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from reflux import leaks
+
 
 def set_up(service: str) -> None:
     """Call once, at the start of a process. REFLUX_LOG_FORMAT=console prints for people."""
 
     def name_service(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {"service": service, **event}
+
+    def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {name: leaks.redacted(value) if isinstance(value, str) else value for name, value in event.items()}
 
     renderer: Processor = structlog.processors.JSONRenderer()
     if os.environ.get("REFLUX_LOG_FORMAT") == "console":
@@ -24,6 +29,7 @@ def set_up(service: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
+            redact,
             renderer,
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

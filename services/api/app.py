@@ -1,6 +1,7 @@
 """The control service's HTTP app: `uvicorn --factory services.api.app:make_app`."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from reflux import __version__, logs, prices
 from services.api import openapi, price_table, problems
-from services.api.auth import bootstrap
+from services.api.auth import Keys, bootstrap
 from services.api.database import make_engine, migrate
 from services.api.guard import Guard
 from services.api.listening import Listener
@@ -20,6 +21,8 @@ from services.api.rates import Buckets
 from services.api.readiness import Readiness
 from services.api.routes import catalogue, contents, datasets, forks, keys, reviews, runs, system, tasks
 from services.api.settings import Settings
+
+SWITCH_SECONDS = 0.0005  # else a thread that computes can keep the event loop, and with it every other call, for 5 ms
 
 
 def make_app() -> FastAPI:
@@ -39,6 +42,7 @@ def make_app() -> FastAPI:
     app.state.prices = price_table.read(settings.prices) if settings.prices else prices.PRICES
     app.state.engine = make_engine(settings.database_url.get_secret_value())
     app.state.reads = app.state.engine.execution_options(isolation_level="AUTOCOMMIT")
+    app.state.keys = Keys(app.state.reads)
     app.state.artifacts = None
     app.state.listener = Listener(app.state.engine)
     app.state.readiness = Readiness(app.state.engine, settings)
@@ -65,6 +69,7 @@ def make_app() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    sys.setswitchinterval(SWITCH_SECONDS)
     await run_in_threadpool(_make_ready, app)
     listening = asyncio.create_task(app.state.listener.listen())
     yield

@@ -3,12 +3,15 @@
 import hashlib
 import math
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from reflux.views import KeyView, Role
@@ -18,6 +21,7 @@ from services.api.settings import Settings
 from services.api.tables import KeyRow
 
 ALLOWS: dict[str, tuple[Role, ...]] = {"viewer": ("viewer",), "operator": ("viewer", "operator"), "worker": ("worker",)}
+TRUSTED_SECONDS = 1.0
 ID_DIGITS = 16  # of the digest: enough to tell keys apart, too few to find one by
 
 bearer = HTTPBearer(auto_error=False, description="A key made by `POST /v1/keys`")
@@ -70,17 +74,50 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def needs(role: Role) -> Callable[..., str]:
+@dataclass(frozen=True)
+class Key:
+    role: str
+    label: str
+    seen_at: float
+
+
+class Keys:
+    """Valid keys by digest, each looked up again after a second: a call in between costs Postgres nothing.
+
+    Looking up a digest leaks no timing of the key itself.
+    """
+
+    def __init__(self, reads: Engine) -> None:
+        self.reads = reads
+        self.seen: dict[str, Key] = {}
+
+    def recent(self, known: str) -> Key | None:
+        key = self.seen.get(known)
+        return key if key and time.monotonic() - key.seen_at < TRUSTED_SECONDS else None
+
+    def look_up(self, known: str) -> Key | None:
+        query = select(KeyRow.role, KeyRow.label).where(KeyRow.digest == known, KeyRow.revoked_at.is_(None))
+        with self.reads.connect() as connection:
+            found = connection.execute(query).one_or_none()
+        if found is None:
+            self.seen.pop(known, None)
+            return None
+        key = self.seen[known] = Key(found.role, found.label, time.monotonic())
+        return key
+
+    def forget(self) -> None:
+        self.seen.clear()
+
+
+def needs(role: Role) -> Callable[..., Awaitable[str]]:
     """A dependency: the label of a key that may act in `role`, or 401 / 403 / 429."""
 
-    def check(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    async def check(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
         if sent is None:
             raise _unknown("no_key", "This call needs a key.", "Send `Authorization: Bearer <key>`.")
-        # Looking up the SHA-256 leaks no timing of the key itself.
         known = digest(sent.credentials)
-        query = select(KeyRow.role, KeyRow.label).where(KeyRow.digest == known, KeyRow.revoked_at.is_(None))
-        with request.app.state.reads.connect() as connection:
-            key = connection.execute(query).one_or_none()
+        keys: Keys = request.app.state.keys
+        key = keys.recent(known) or await run_in_threadpool(keys.look_up, known)
         if key is None:
             raise _unknown("unknown_key", "This key is not valid.", "Ask an operator for a new one.")
         if role not in ALLOWS[key.role]:
@@ -91,7 +128,7 @@ def needs(role: Role) -> Callable[..., str]:
             hint = "Wait for the seconds of Retry-After; follow events instead of asking again and again."
             told = f"This key may call {buckets.per_minute} times a minute."
             raise ProblemError(429, "too_many_requests", told, hint, headers={"Retry-After": str(math.ceil(wait))})
-        return str(key.label)
+        return key.label
 
     return check
 

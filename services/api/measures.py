@@ -26,10 +26,9 @@ WAITING = """
     from tasks where status = 'ready' and due_at <= now() group by 1
 """
 TEACHER = """
-    select coalesce(sum((state #>> '{usage,calls}')::bigint), 0), coalesce(sum((state #>> '{usage,input_tokens}')::bigint), 0),
-           coalesce(sum((state #>> '{usage,output_tokens}')::bigint), 0),
-           coalesce(sum((state #>> '{usage,cost_usd}')::float), 0)
-    from runs where started_at is not null
+    select coalesce(sum((usage ->> 'calls')::bigint), 0), coalesce(sum((usage ->> 'input_tokens')::bigint), 0),
+           coalesce(sum((usage ->> 'output_tokens')::bigint), 0), coalesce(sum((usage ->> 'cost_usd')::float), 0)
+    from runs
 """
 SCORES = """
     select id, name, (state #>> '{epochs,-1,practice,overall}')::float, (state #>> '{epochs,-1,dev,overall}')::float,

@@ -11,12 +11,12 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from reflux import prices
+from reflux import leaks, prices
 from reflux.artifacts import Artifacts
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
 from reflux.run import Run
-from reflux.spec import RunSpec
+from reflux.spec import FieldProblem, RunSpec
 from reflux.stages import Stage
 from reflux.views import Health, RunView, TaskView
 from services.api import files, progress
@@ -50,6 +50,7 @@ def create(
     """
     body_hash = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     if idempotency_key:
+        idempotency_key = hashlib.sha256(idempotency_key.encode()).hexdigest()  # whatever was sent as one, it is not kept
         session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(idempotency_key, 0))))  # two at once: one waits
         known = session.scalar(select(RunRow).where(RunRow.idempotency_key == idempotency_key))
         if known is not None:
@@ -65,6 +66,15 @@ def create(
     return insert(session, Run(id=new_id(session), spec=spec), by, idempotency_key, body_hash), True
 
 
+def refuse_secrets(spec: dict[str, Any]) -> None:
+    """A spec is shown, logged and written beside the results: it is no place for a key or a password."""
+    hint = "Take it out, and change it where it is valid. Secrets belong into the workers' environment."
+    wrong = [FieldProblem(field=place, message="this looks like a key or a password", hint=hint) for place in leaks.places(spec)]
+    if wrong:
+        named = ", ".join(problem.field for problem in wrong)
+        raise ProblemError(422, "secret_in_spec", f"The spec holds what looks like a secret: {named}.", hint, wrong)
+
+
 def new_id(session: Session) -> str:
     now: datetime = session.execute(select(func.now())).scalar_one()
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -72,6 +82,7 @@ def new_id(session: Session) -> str:
 
 def insert(session: Session, run: Run, by: str, idempotency_key: str | None = None, body_hash: str = "") -> RunRow:
     spec = run.spec
+    refuse_secrets(spec.model_dump(mode="json"))
     row = RunRow(
         id=run.id,
         name=spec.name,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, Computed, ForeignKey, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -36,6 +36,7 @@ class RunRow(Base):
     stopping_since: Mapped[datetime | None]
     labels: Mapped[dict[str, Any]]
     state: Mapped[dict[str, Any]]
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB, Computed("state -> 'usage'", persisted=True), deferred=True)
     seq: Mapped[int] = mapped_column(default=0)
     projected_seq: Mapped[int] = mapped_column(default=-1)
     notified_seq: Mapped[int] = mapped_column(server_default="0")

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from reflux import leaks
 from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
@@ -112,7 +113,8 @@ def fail(session: Session, task_id: int, attempt: int, why: Failure) -> Accepted
     locked = _lock(session, task_id)
     if locked is None or locked[1].status != "claimed" or locked[1].attempt != attempt:
         return Accepted(accepted=False, why="this attempt was given up before")
-    _fail(session, *locked, why)
+    plain = {"message": leaks.redacted(why.message), "log": leaks.redacted(why.log)}
+    _fail(session, *locked, why.model_copy(update=plain))
     return Accepted(accepted=True)
 
 
@@ -201,7 +203,13 @@ def _note(session: Session, task: TaskRow, body: Beat) -> None:
             session.add(MetricRow(run_id=task.run_id, epoch=task.epoch, name=name, step=point.step, value=value))
     for line in body.logs:
         session.add(
-            LogRow(run_id=task.run_id, task=task.key, service=service(task.kind), level=line.level, line=line.line[:2000])
+            LogRow(
+                run_id=task.run_id,
+                task=task.key,
+                service=service(task.kind),
+                level=line.level,
+                line=leaks.redacted(line.line)[:2000],
+            )
         )
 
 

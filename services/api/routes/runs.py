@@ -50,6 +50,7 @@ def create(
         raise ProblemError(422, "invalid_spec", f"The spec is not valid: {named}.", "Correct what `errors` names.", problems)
     table = request.app.state.prices
     if dry_run:
+        runs.refuse_secrets(checked.model_dump(mode="json"))
         checked = checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)})
         response.status_code = 200
         return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked))
