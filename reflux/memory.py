@@ -2,9 +2,9 @@
 
     weights     NF4: half a byte a parameter of the linear layers, the rest in fp32; else 2 or 4 bytes
     training    16 bytes a trained parameter: itself, its gradient, AdamW's two moments, each in fp32
-    activations what the backward pass needs again, for one batch of rows of max_length tokens
+    activations what the backward pass needs again, for one batch of rows of max_length tokens; and the head's logits
 
-The estimate is of the peak; it was held against measured peaks on a CPU, and is within a third of them (docs/training.md).
+The estimate is of the peak; docs/training.md holds it against measured ones.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from typing import Any, Self
 from reflux.spec import RunSpec
 
 NF4_BYTES = 0.516  # 4 bits, and a constant for each 64 weights in 8 bits, and one for 256 of those in 32
-KEPT_HIDDEN, KEPT_INNER = 24, 8  # numbers kept a token and layer, in units of `hidden` and `intermediate`
-LIBRARIES_GB = 0.8  # code, and a GPU's context
+KEPT_HIDDEN, KEPT_INNER = 10, 4  # numbers kept a token and layer, in units of `hidden` and `intermediate`
+HEAD_TOKENS, HEAD_COPIES = 4096, 4  # TRL takes the logits of so many tokens at a time
+LIBRARIES_GB = 1.2  # code, and a GPU's context
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def need(shape: Shape, spec: RunSpec, *, bf16: bool) -> Need:
     tokens = training.batch_size * min(training.max_length, shape.context)
     layer = (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.intermediate) * width
     kept = layer + shape.layers * shape.hidden * width if training.gradient_checkpointing else layer * shape.layers
-    return Need(weights / 1e9, 16 * trained / 1e9, tokens * kept / 1e9)
+    head = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocabulary * width
+    return Need(weights / 1e9, 16 * trained / 1e9, (tokens * kept + head) / 1e9)
 
 
 def what_fits(shape: Shape, spec: RunSpec, *, bf16: bool, there_gb: float) -> str:

@@ -115,7 +115,7 @@ def test_what_does_not_fit_comes_with_the_least_that_would() -> None:
     granite = Shape.of(GRANITE_8B)
     assert granite
     wide = spec(training={"batch_size": 8, "accumulation": 1})
-    assert what_fits(granite, wide, bf16=True, there_gb=20).startswith(
+    assert what_fits(granite, wide, bf16=True, there_gb=18).startswith(
         "training.batch_size: 1 (and training.accumulation: 8) would"
     )
     lora = spec(student={"method": "lora"})
@@ -123,6 +123,6 @@ def test_what_does_not_fit_comes_with_the_least_that_would() -> None:
     full = spec(student={"method": "full"}, training={"gradient_checkpointing": False})
     told = what_fits(granite, full, bf16=True, there_gb=9)
     assert told.startswith(
-        "training.gradient_checkpointing: true with student.method: qlora with training.max_length: 2048 would"
+        "training.gradient_checkpointing: true with student.method: qlora with training.max_length: 1024 would"
     )
     assert "smaller student" in what_fits(granite, full, bf16=True, there_gb=4)
