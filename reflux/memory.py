@@ -94,8 +94,9 @@ def need(shape: Shape, spec: RunSpec, *, bf16: bool) -> Need:
         weights = shape.linear * NF4_BYTES + shape.other * 4 if nf4 else (shape.linear + shape.other) * width
         trained = shape.layers * spec.lora.r * sum(inputs + outputs for inputs, outputs in shape.linear_layers)
     tokens = training.batch_size * min(training.max_length, shape.context)
-    layer = (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.intermediate) * width
-    kept = layer + shape.layers * shape.hidden * width if training.gradient_checkpointing else layer * shape.layers
+    between = 4 if student.quantization == "nf4" else width  # in training, an NF4 base's layers hand on fp32
+    layer = (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.intermediate) * between
+    kept = layer + shape.layers * shape.hidden * between if training.gradient_checkpointing else layer * shape.layers
     head = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocabulary * width
     return Need(weights / 1e9, 16 * trained / 1e9, (tokens * kept + head) / 1e9)
 
