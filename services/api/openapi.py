@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from reflux.spec import RunSpec
 from reflux.views import Problem
 from services.api.problems import TITLES
 
@@ -15,7 +16,6 @@ OPEN = {"/healthz", "/readyz"}
 PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 ALSO = {
     "runs_create": (409,),
-    "runs_list_answers": (409,),
     "runs_artifact": (416,),
     "datasets_upload": (415,),
 }
@@ -59,8 +59,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas = made["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}") | {"examples": [EXAMPLE]}
-        schemas.update(schemas["Problem"].pop("$defs", {}))
+        for model in (Problem, RunSpec):
+            schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schemas[model.__name__].pop("$defs", {}))
+        schemas["Problem"]["examples"] = [EXAMPLE]
         for path, operations in made["paths"].items():
             for operation in operations.values():
                 _complete(path, operation)
@@ -91,6 +93,8 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         responses["204"] = {"description": NOTHING_TO_DO[name]}
     for status in sorted(_problems(path, name, operation)):
         responses[str(status)] = {"description": TITLES[status], **PROBLEM}
+    if name == "runs_create":
+        operation["requestBody"]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/RunSpec"}
     if name in EXAMPLES:
         operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[name]
 
