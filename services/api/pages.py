@@ -14,6 +14,18 @@ from reflux.run import Run
 from services.api import progress, runs
 from services.api.tables import RunRow, TaskRow
 
+COLUMNS = (
+    RunRow.id,
+    RunRow.name,
+    RunRow.recipe,
+    RunRow.status,
+    RunRow.stage,
+    RunRow.labels,
+    RunRow.seq,
+    RunRow.created_at,
+    RunRow.started_at,
+    RunRow.ended_at,
+)
 OPEN = (
     select(
         func.jsonb_agg(
@@ -29,20 +41,11 @@ OPEN = (
     .where(TaskRow.run_id == RunRow.id, TaskRow.status.in_(("ready", "claimed")), RunRow.ended_at.is_(None))
     .scalar_subquery()
 )
+NEWEST = select(*COLUMNS, func.clock_timestamp().label("now"), OPEN.label("tasks")).order_by(
+    RunRow.created_at.desc(), RunRow.id.desc()
+)
 STATES = select(RunRow.id, RunRow.seq, RunRow.state)
 KEPT_JSON, KEPT_STATES = 5000, 500  # about 20 MB each
-COLUMNS = (
-    RunRow.id,
-    RunRow.name,
-    RunRow.recipe,
-    RunRow.status,
-    RunRow.stage,
-    RunRow.labels,
-    RunRow.seq,
-    RunRow.created_at,
-    RunRow.started_at,
-    RunRow.ended_at,
-)
 
 
 @dataclass
@@ -74,9 +77,7 @@ class Pages:
         metadata: dict[str, str] | None = None,
     ) -> str:
         """A page of runs, newest first, as the JSON of a RunList."""
-        query = select(*COLUMNS, func.clock_timestamp().label("now"), OPEN.label("tasks")).order_by(
-            RunRow.created_at.desc(), RunRow.id.desc()
-        )
+        query = NEWEST
         if after:
             last = runs.get(session, after)
             query = query.where(tuple_(RunRow.created_at, RunRow.id) < (last.created_at, last.id))
@@ -85,7 +86,7 @@ class Pages:
                 query = query.where(column == value)
         if metadata:
             query = query.where(RunRow.labels.contains(metadata))
-        rows = list(session.execute(query.limit(limit + 1)))
+        rows = list(session.connection().execute(query.limit(limit + 1)))
         shown = self._shown(session, rows[:limit])
         return f'{{"data":[{",".join(shown)}],"has_more":{"true" if len(rows) > limit else "false"}}}'
 
