@@ -210,6 +210,7 @@ class DryRun(BaseModel):
 
     spec: dict[str, Any]
     estimate: Estimate | None = None
+    gpu_memory_gb: float | None = Field(None, description="At the peak of training; of students in the catalogue only")
 
 
 class DatasetView(BaseModel):

@@ -68,10 +68,23 @@ def models() -> list[ModelView]:
     return [_model(name) for name in STUDENTS]
 
 
+def memory_gb(spec: RunSpec, *, bf16: bool = True) -> float | None:
+    """What training by the spec needs at its peak, in GB of 10^9 bytes; None for a student that is not listed."""
+    shape = _shape(spec.student.model)
+    return round(need(shape, spec, bf16=bf16).total, 1) if shape else None
+
+
+def _shape(name: str) -> Shape | None:
+    if name not in STUDENTS:
+        return None
+    *_, sizes, context, head = STUDENTS[name]
+    config: dict[str, Any] = dict(zip(NAMES, sizes, strict=True))
+    return Shape.of(config | {"max_position_embeddings": context, "head_dim": head})
+
+
 def _model(name: str) -> ModelView:
-    title, licence, gated, sizes, context, head = STUDENTS[name]
-    config: dict[str, Any] = dict(zip(NAMES, sizes, strict=True)) | {"max_position_embeddings": context, "head_dim": head}
-    shape = Shape.of(config)
+    title, licence, gated, _, context, _ = STUDENTS[name]
+    shape = _shape(name)
     assert shape is not None
     return ModelView(
         model=name,
@@ -80,7 +93,7 @@ def _model(name: str) -> ModelView:
         context=context,
         licence=licence,
         gated=gated,
-        fits=[MethodView(preset=p.id, gpu_memory_gb=round(need(shape, _spec(name, p), bf16=True).total, 1)) for p in PRESETS],
+        fits=[MethodView(preset=p.id, gpu_memory_gb=memory_gb(_spec(name, p)) or 0.0) for p in PRESETS],
     )
 
 

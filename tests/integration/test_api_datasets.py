@@ -117,6 +117,9 @@ def test_students_and_presets(client: Client) -> None:
     models = {model.model: {need.preset: need.gpu_memory_gb for need in model.fits} for model in client.models()}
     granite = models["ibm-granite/granite-8b-code-instruct-128k"]
     assert granite["qlora"] < granite["lora"] < granite["full"]
+    distil = {"data": {"sources": [{"uri": "file:///src"}]}}
+    assert client.dry_run(distil).gpu_memory_gb == granite["qlora"]
+    assert client.dry_run(distil | {"student": {"model": "of/our-own"}}).gpu_memory_gb is None
     assert all(set(needs) == {preset.id for preset in client.presets()} for needs in models.values())
     for preset in client.presets():
         checked, problems = check({"data": {"sources": [{"uri": "file:///src"}]}, **preset.spec})

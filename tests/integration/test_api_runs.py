@@ -1,6 +1,7 @@
 """What a run holds, by REST: filters, epochs, answers, metrics, logs, checkpoints, artifacts; and its deletion."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,14 @@ def test_what_postgres_would_not_take_is_malformed(client: Client, spec: dict[st
     answer = client.http.post("/v1/runs", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code in (422, 400), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_many_creates_at_once_with_one_key_are_one_run(client: Client, worker: HandWorker) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: client.create(SPEC, idempotency_key="eight at once").id, range(8)))
+    assert len(set(made)) == 1
+    client.abort(made[0])
+    worker.work(made[0])
+    again = client.create(SPEC, idempotency_key="eight at once")
+    assert (again.id, again.outcome) == (made[0], "aborted"), "a run that was aborted is not begun anew"
+    assert client.create(SPEC, idempotency_key="").id != client.create(SPEC, idempotency_key="").id

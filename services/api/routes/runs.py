@@ -12,7 +12,7 @@ from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.spec import check
 from reflux.views import DryRun, EventList, RunList, RunView
-from services.api import history, runs
+from services.api import catalogue, history, runs
 from services.api.auth import Operator, Viewer
 from services.api.listening import Listener
 from services.api.pages import Pages
@@ -53,7 +53,8 @@ def create(
         runs.refuse_secrets(checked.model_dump(mode="json"))
         checked = checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)})
         response.status_code = 200
-        return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked))
+        needed = catalogue.memory_gb(checked)
+        return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked), gpu_memory_gb=needed)
     row, new = runs.create(session, checked, by, idempotency_key or None, table)
     session.commit()
     response.status_code = 201 if new else 200
