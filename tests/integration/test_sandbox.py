@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -79,12 +80,15 @@ def test_a_writable_folder_is_the_only_one(tmp_path: Path) -> None:
         folder.chmod(0o777)
     sandbox = Sandbox(writable=(str(tmp_path),))
     limits = Limits(processes=True, file_mb=1)
+    outside = Path(f"/tmp/reflux-{secrets.token_hex(8)}")
     outcome = shell(
-        sandbox, f"echo yes > {tmp_path}/a; echo no > /tmp/b; head -c 3000000 /dev/zero > {tmp_path}/big; ls {tmp_path}", limits
+        sandbox,
+        f"echo yes > {tmp_path}/a; echo no > {outside}; head -c 3000000 /dev/zero > {tmp_path}/big; ls {tmp_path}",
+        limits,
     )
     sandbox.close()
     assert (tmp_path / "a").read_text() == "yes\n"
-    assert not Path("/tmp/b").exists()
+    assert not outside.exists()
     assert not (tmp_path / "big").exists() or (tmp_path / "big").stat().st_size <= 1 << 20
     assert outcome.stderr
 
