@@ -23,7 +23,7 @@ from reflux.events import PreflightPassed
 from reflux.secret import secret
 from reflux.spec import RunSpec, Teacher
 from reflux.task import Task
-from services.teacher_worker import ingest, prompts, uploads
+from services.teacher_worker import ingest, prompts, student_memory, uploads
 from services.teacher_worker.teachers import CallFailed, bedrock, recorded, teacher_for
 
 Workers = Callable[[], list[dict[str, Any]]]
@@ -87,6 +87,7 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
     yield _hub_token(spec)
     if registered:
         yield from _trainers(spec, trainers)
+        yield from _memory(spec, trainers)
         yield _compilers([w for w in registered if w["service"] == "evaluator"])
     yield _disk(spec, trainers)
 
@@ -292,8 +293,12 @@ def _is_here(worker: str) -> bool:
     return worker.split("@", 1)[1].startswith(socket.gethostname())
 
 
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
 def _on_the_hub(model: str, revision: str | None) -> Check:
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    hub = _hub()
     token = secret("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
@@ -348,6 +353,12 @@ def _trainers(spec: RunSpec, trainers: list[dict[str, Any]]) -> Iterator[Check]:
         yield Check("GPU", "warning", f"{gpu} has no TF32 or no cuDNN here", "Look at the torch build of the GPU worker.")
     else:
         yield Check("GPU", "ok", f"{gpu}, {best.get('gpu_memory_gb')} GB")
+
+
+def _memory(spec: RunSpec, trainers: list[dict[str, Any]]) -> Iterator[Check]:
+    best: dict[str, Any] = max((w["capabilities"] for w in trainers), key=lambda c: bool(c.get("cuda")), default={})
+    if found := student_memory.verdict(spec, best, _hub()):
+        yield Check("memory", *found, "gpu_out_of_memory")
 
 
 def _compilers(evaluators: list[dict[str, Any]]) -> Check:

@@ -1,5 +1,6 @@
 """Preflight: all that is wrong is told at once, each with what to do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +278,41 @@ def test_uploaded_rows_are_read_before_the_gpu_waits(tmp_path: Path) -> None:
     check = one(tmp_path, "rows", recipe="finetune", data={"train": file})
     assert (check.status, check.code) == ("failed", "invalid_dataset")
     assert "line 1" in check.message
+
+
+GRANITE = {
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 36,
+    "intermediate_size": 14336,
+    "vocab_size": 49152,
+    "max_position_embeddings": 128000,
+}
+
+
+@pytest.mark.parametrize(
+    ("gpu_gb", "method", "status", "hint"),
+    [
+        (80, "qlora", "ok", ""),
+        (24, "qlora", "ok", ""),
+        (18, "lora", "warning", "student.method: qlora"),
+        (8, "lora", "failed", ""),
+    ],
+)
+def test_what_does_not_fit_into_the_gpu_is_told_before_the_hours_begin(
+    tmp_path: Path, gpu_gb: int, method: str, status: str, hint: str
+) -> None:
+    folder = tmp_path / "granite"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(GRANITE))
+    gpu = worker("gpu_trainer", **A100 | {"gpu_memory_gb": gpu_gb, "bf16": True})
+    check = one(tmp_path, "memory", [gpu], student={"model": str(folder), "method": method})
+    assert check.status == status
+    assert f"of {gpu_gb} GB" in check.message
+    assert hint in check.hint
+
+
+def test_sizes_that_nobody_knows_are_not_judged(tmp_path: Path) -> None:
+    hand = task(tmp_path, Preflight(stage=Stage.VALIDATING), spec(**sections(tmp_path)))
+    assert "memory" not in [check.name for check in checks(hand.spec, hand.artifacts, lambda: WORKERS)]
