@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # On a machine without a GPU, elsewhere than on a mirror of CPU builds: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
-EXTRAS := api,teacher,evaluator,gpu,local,dev
+EXTRAS := api,teacher,evaluator,gpu,forecasting,local,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit faults bench gpu-check clean
