@@ -20,6 +20,7 @@ from services.api.tables import EventRow, RunRow, TaskRow
 log = structlog.get_logger()
 
 CHANNEL = "reflux"
+PROGRESS = "reflux_progress"  # of tasks: what pages show, but is no event
 
 
 def lock(session: Session, run_id: str) -> RunRow | None:

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from reflux import __version__, logs, prices
-from services.api import openapi, price_table, problems
+from services.api import dashboard, openapi, price_table, problems
 from services.api.auth import Keys, bootstrap
 from services.api.database import make_engine, migrate
 from services.api.guard import Guard
@@ -63,7 +63,7 @@ def make_app() -> FastAPI:
         system.router,
     ):
         app.include_router(router)
-
+    dashboard.install(app)
     return app
 
 

@@ -1,5 +1,7 @@
 """Around every answer: bodies have a limit, with or without a Content-Length, and browsers are told to trust nothing."""
 
+import re
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+UPLOAD = re.compile(r"/_nicegui/client/[^/]+/upload/[^/]+")  # of a file, on a page of the dashboard
 
 
 class Guard:
@@ -25,7 +28,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.settings.max_dataset_bytes if scope["path"] == "/v1/datasets" else self.settings.max_body_bytes
+        uploads = scope["path"] == "/v1/datasets" or UPLOAD.fullmatch(scope["path"])
+        limit = self.settings.max_dataset_bytes if uploads else self.settings.max_body_bytes
         received = 0
 
         async def counted() -> Message:

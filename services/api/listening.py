@@ -1,7 +1,8 @@
 """Runs' events as they happen: one listener a process hears Postgres' notifications, and wakes the readers of that run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from reflux.stages import Stage
 from services.api import history
-from services.api.advance import CHANNEL
+from services.api.advance import CHANNEL, PROGRESS
 from services.api.tables import RunRow
 
 log = structlog.get_logger()
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 PAGE = 500
 LOOK_ANYWAY_SECONDS = 60.0
 TURN_SECONDS = 0.0005  # readers of one run are woken one after the other, so that no other call waits for them all
+ANY = ""
 Page = list[tuple[int, bytes]]  # of events as they are sent, each with its `seq`
 
 
@@ -47,6 +49,7 @@ class Listener:
         self.engine = engine
         self.reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         self.feeds: dict[str, Feed] = {}
+        self.watches: dict[str, set[asyncio.Event]] = {}
 
     async def listen(self) -> None:
         """For as long as the process lives. Now and then, and after a gap, everybody is woken: a ring may be lost."""
@@ -55,15 +58,36 @@ class Listener:
             try:
                 async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
                     await connection.execute(f"listen {CHANNEL}")
+                    await connection.execute(f"listen {PROGRESS}")
                     while True:
-                        for known in list(self.feeds.values()):
-                            known.ring()
+                        self._ring_all()
                         async for notice in connection.notifies(timeout=LOOK_ANYWAY_SECONDS):
-                            if feed := self.feeds.get(notice.payload):
+                            if notice.channel == CHANNEL and (feed := self.feeds.get(notice.payload)):
                                 feed.ring()
+                            for watch in (*self.watches.get(notice.payload, ()), *self.watches.get(ANY, ())):
+                                watch.set()
             except psycopg.Error as error:
                 log.warning("database_away", during="listen", error=str(error)[:200])
             await asyncio.sleep(1)
+
+    @contextmanager
+    def watched(self, run_id: str = ANY) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the run, or any, has moved or made progress; whoever waits clears it."""
+        watch = asyncio.Event()
+        self.watches.setdefault(run_id, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            self.watches[run_id].discard(watch)
+            if not self.watches[run_id]:
+                del self.watches[run_id]
+
+    def _ring_all(self) -> None:
+        for feed in list(self.feeds.values()):
+            feed.ring()
+        for watches in self.watches.values():
+            for watch in watches:
+                watch.set()
 
     async def follow(self, run_id: str, after: int) -> AsyncIterator[bytes]:
         """Every event after `after`, each once and in order, until the run is over."""

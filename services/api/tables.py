@@ -150,3 +150,14 @@ class KeyRow(Base):
     label: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
+
+
+class SignInRow(Base):
+    """A browser that is signed in to the dashboard, by the SHA-256 of its cookie's token."""
+
+    __tablename__ = "sign_ins"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    key_digest: Mapped[str] = mapped_column(ForeignKey("keys.digest", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from reflux import leaks
@@ -15,7 +15,7 @@ from reflux.events import ANSWERS, ChunkGenerated, Event, TaskFailed, TaskStoppe
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration, Share
 from reflux.queues import ROUTES, service
 from reflux.run import Run
-from services.api.advance import advance, append, lock
+from services.api.advance import PROGRESS, advance, append, lock
 from services.api.settings import Settings
 from services.api.tables import LogRow, MetricRow, RunRow, TaskRow, WorkerRow
 
@@ -211,6 +211,8 @@ def _note(session: Session, task: TaskRow, body: Beat) -> None:
                 line=leaks.redacted(line.line)[:2000],
             )
         )
+    if body.progress is not None or body.metrics or body.logs:
+        session.execute(text("select pg_notify(:channel, :payload)"), {"channel": PROGRESS, "payload": task.run_id})
 
 
 def _fail(session: Session, row: RunRow, task: TaskRow, why: Failure) -> None:
