@@ -30,6 +30,9 @@ Row = TypeVar("Row", bound=BaseModel)
 Entry = tuple[str, int | None]  # a path and its size in bytes; a folder's path ends in `/`, and it has no size
 
 LISTED_AHEAD = 8  # folders
+READ_BYTES = 1 << 22  # of a file that is read line by line
+LONGEST_LINE = 1 << 26  # bytes
+PARTS_AT_ONCE = 4  # of 5 MB, of a file on its way to the store
 
 # Below the waits of the policy table, so that a worker hears of a dead store within seconds
 RETRIES = {
@@ -122,10 +125,35 @@ class Artifacts:
         return len(lines)
 
     def read_rows(self, path: str, model: type[Row]) -> Iterator[Row]:
-        # Not splitlines: U+2028 and its like are legal inside a JSON string.
-        for line in self.get(path).decode().split("\n"):
+        for line in self.lines(path):
             if line.strip():
                 yield model.model_validate_json(line)
+
+    def lines(self, path: str, longest: int = LONGEST_LINE) -> Iterator[bytes]:
+        """The lines of a file without their ends; memory holds a few MB. Terminal names one that is over `longest` bytes."""
+        number, begun = 1, b""
+        for read in self._pieces(path):
+            # Not splitlines: U+2028 and its like are legal inside a JSON string.
+            *whole, begun = (begun + read).split(b"\n")
+            for i, line in enumerate((*whole, begun)):
+                if len(line) > longest:
+                    hint = "Look whether it is JSONL at all: one JSON object a line."
+                    where = f"{self.url.rstrip('/')}/{path}, line {number + i}"
+                    raise Terminal("invalid_dataset", f"{where}: longer than {longest} bytes", hint)
+            yield from whole
+            number += len(whole)
+        if begun:
+            yield begun
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        """A request for each, as one that lasts as long as whoever reads would be cut off by the store."""
+        found = self._call(obstore.get, path)
+        size = found.meta["size"]
+        if size <= READ_BYTES:
+            yield self._call(lambda _: bytes(found.bytes()))
+            return
+        for start in range(0, size, READ_BYTES):
+            yield bytes(self._call(obstore.get_range, path, start=start, end=min(start + READ_BYTES, size)))
 
     def upload(self, folder: Path, prefix: str) -> list[str]:
         """Copy every file below `folder` to below `prefix`; the paths written."""
@@ -133,7 +161,7 @@ class Artifacts:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 path = f"{prefix.rstrip('/')}/{file.relative_to(folder).as_posix()}"
-                self._call(obstore.put, path, file)
+                self._call(obstore.put, path, file, max_concurrency=PARTS_AT_ONCE)
                 written.append(path)
         return written
 

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from reflux.commands import Prepare
@@ -22,11 +21,9 @@ from reflux.records import Example, Prompt, PromptSet
 from reflux.spec import RunSpec
 from reflux.task import Task
 from services.teacher_worker import examples, prompts, uploads
-from services.teacher_worker.families import TOKEN, tokens
+from services.teacher_worker.families import TOKEN, Places, tokens
 from services.teacher_worker.ingest import Ingest
 from services.teacher_worker.spool import FUNCTION, HELD_OUT, VALIDATION, Spool, Table
-
-Numbers = NDArray[np.int64]
 
 MOST_HELD_OUT = 0.2  # of the families, where dev and test prompts are made from the source itself
 
@@ -40,6 +37,7 @@ class Made:
     train: int = 0
     val: int = 0
     prompts: dict[PromptSet, int] = field(default_factory=dict)
+    practice_characters: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -65,6 +63,7 @@ def prepare(task: Task) -> DatasetPrepared:
         practice=made.prompts["practice"],
         dev=made.prompts["dev"],
         test=made.prompts["test"],
+        practice_characters=made.practice_characters,
         skipped=made.skipped,
     )
 
@@ -128,12 +127,13 @@ def _write(spec: RunSpec, spool: Spool, made: Made, task: Task, chosen: list[Pro
     tested = _tested_families(spec, np.unique(functions.families), random) if from_functions else {}
     held = np.unique(np.concatenate([table.flagged(HELD_OUT).families, *tested.values()]))
 
-    left = table.only(~np.isin(table.families, held))
+    is_left = ~np.isin(table.families, held)
     if spec.data.validation is not None and spec.recipe == "finetune":
-        is_val = left.flags & VALIDATION > 0
+        is_val = table.flags & VALIDATION > 0
     else:
-        is_val = np.isin(left.families, _validation_families(left.families, spec.data.validation_share, random))
-    train, val = left.only(~is_val), left.only(is_val)
+        validation = _validation_families(table.families[is_left], spec.data.validation_share, random)
+        is_val = np.isin(table.families, validation)
+    train, val = table.only(is_left & ~is_val), table.only(is_left & is_val)
     if not len(train):
         raise Terminal("empty_dataset", f"None of {len(table)} examples is left to train on: dev and test prompts ask for all")
 
@@ -141,6 +141,7 @@ def _write(spec: RunSpec, spool: Spool, made: Made, task: Task, chosen: list[Pro
         practised = random.permutation(np.intersect1d(functions.families, train.families))[: spec.prompts.practice]
         chosen = _prompts_of_functions(spool, functions, {"practice": practised, **tested})
     chosen = chosen or []
+    made.practice_characters = sum(len(prompt.text) for prompt in chosen if prompt.set == "practice")
     made.train = _write_rows(made.folder / "train.jsonl", spool.read(random.permutation(train.rows)))
     made.val = _write_rows(made.folder / "val.jsonl", spool.read(random.permutation(val.rows)))
     _write_rows(made.folder / "prompts.jsonl", chosen)
@@ -149,7 +150,7 @@ def _write(spec: RunSpec, spool: Spool, made: Made, task: Task, chosen: list[Pro
     _write_rows(made.folder / "dataset.json", [_statistics(spool, made, table, held)])
 
 
-def _tested_families(spec: RunSpec, families: Numbers, random: RandomState) -> dict[PromptSet, Numbers]:
+def _tested_families(spec: RunSpec, families: Places, random: RandomState) -> dict[PromptSet, Places]:
     """Families for the dev and the test prompts: as many as wanted, but never more than a fifth of all."""
     wanted = prompts.wanted_numbers(spec)
     share = min(1.0, MOST_HELD_OUT * len(families) / max(1, wanted["dev"] + wanted["test"]))
@@ -158,7 +159,7 @@ def _tested_families(spec: RunSpec, families: Numbers, random: RandomState) -> d
     return {"dev": order[:dev], "test": order[dev : dev + test]}
 
 
-def _validation_families(families: Numbers, share: float, random: RandomState) -> Numbers:
+def _validation_families(families: Places, share: float, random: RandomState) -> Places:
     """Families that together hold about `share` of the rows; at least one if there are two and a share is wanted."""
     distinct, sizes = np.unique(families, return_counts=True)
     wanted = max(round(share * len(families)), 1 if share and len(distinct) > 1 else 0)
@@ -172,16 +173,17 @@ def _validation_families(families: Numbers, share: float, random: RandomState) -
             total += sizes[i]
     if not taken and wanted:
         taken = [distinct[np.argmin(sizes)]]
-    return np.array(taken, dtype=np.int64)
+    return np.array(taken, dtype=np.uint32)
 
 
-def _prompts_of_functions(spool: Spool, functions: Table, chosen: dict[PromptSet, Numbers]) -> list[Prompt]:
+def _prompts_of_functions(spool: Spool, functions: Table, chosen: dict[PromptSet, Places]) -> list[Prompt]:
     """One prompt for each of the families chosen: the instruction of its first function."""
-    families, places = np.unique(functions.families, return_index=True)
+    asked = functions.only(np.isin(functions.families, np.concatenate(list(chosen.values()))))
+    families, places = np.unique(asked.families, return_index=True)
     return [
         _prompt(example, name)
         for name, numbers in chosen.items()
-        for example in spool.read(functions.rows[places[np.searchsorted(families, numbers)]])
+        for example in spool.read(asked.rows[places[np.searchsorted(families, numbers)]])
     ]
 
 
@@ -214,7 +216,7 @@ class Statistics(BaseModel):
     lengths: dict[int, int]
 
 
-def _statistics(spool: Spool, made: Made, table: Table, held: Numbers) -> Statistics:
+def _statistics(spool: Spool, made: Made, table: Table, held: Places) -> Statistics:
     return Statistics(
         files=made.files,
         skipped=made.skipped,

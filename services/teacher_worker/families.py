@@ -1,13 +1,15 @@
 """Near-duplicates: which texts are so much alike that they must not be on both sides of a split.
 
-datasketch computes the MinHash signatures. The search for equal bands is done by sorting band keys out of a file, not
-by its in-memory index: that would hold some 5 kB a text, here it is 8 bytes at a time, whatever the source weighs.
+datasketch computes the MinHash signatures. The search for equal bands is done by sorting band keys out of files, not
+by its in-memory index: that would hold some 5 kB a text, here it is 4 bytes, whatever the source weighs.
 """
 
 import hashlib
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +19,12 @@ import numpy as np
 from datasketch import MinHash
 from numpy.typing import NDArray
 
+Places = NDArray[np.uint32]
+
 BUFFER = 1 << 20  # bytes; each row adds a few hundred
-ROWS_READ = 1 << 15
+WRITTEN = 1 << 12  # rows whose keys are written at once
+READ = 1 << 16  # keys
+SORTED = 1 << 18  # keys, about
 PERMUTATIONS = 128
 SHINGLE = 5  # tokens
 SLACK = 0.05  # the estimate of a similarity errs by about 0.03 with 128 permutations; rather too alike than not enough
@@ -46,44 +52,50 @@ class Families:
         self.threshold = threshold
         self.count = 0
         self._rows = rows_a_band(threshold)
-        self._bands = PERMUTATIONS // self._rows
         self._minhash = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME, hashfunc=int)
-        self._signatures = (folder / "signatures").open("w+b", BUFFER)
-        self._keys = (folder / "bands").open("w+b", BUFFER)
+        self._open = ExitStack()
+        self._signatures = self._open.enter_context((folder / "signatures").open("w+b", BUFFER))
+        bands = range(PERMUTATIONS // self._rows)
+        self._bands = [self._open.enter_context((folder / f"band-{i}").open("w+b")) for i in bands]
+        self._keys = np.empty((WRITTEN, len(bands)), np.uint64)
 
     def add(self, words: list[str]) -> int:
         signature = self._signature(words)
         self._signatures.write(signature.tobytes())
-        bands = signature[: self._bands * self._rows].reshape(self._bands, self._rows)
-        self._keys.write((bands * MIXED[: self._rows]).sum(axis=1, dtype=np.uint64).tobytes())
+        bands = signature[: len(self._bands) * self._rows].reshape(-1, self._rows)
+        self._keys[self.count % WRITTEN] = (bands * MIXED[: self._rows]).sum(axis=1, dtype=np.uint64)
         self.count += 1
+        if self.count % WRITTEN == 0:
+            self._write_keys(WRITTEN)
         return self.count - 1
 
-    def firsts(self) -> NDArray[np.int64]:
-        """For each text the number of the first text of its family."""
-        parents = np.arange(self.count)
-        if not self.count:
-            return parents
+    def firsts(self) -> Places:
+        """For each text the number of the first text of its family. To be called once, after the last text."""
+        self._write_keys(self.count % WRITTEN)
         self._signatures.flush()
-        self._keys.flush()
-        for i in range(self._bands):
-            keys = self._band(i)
-            order = np.argsort(keys, kind="stable")
-            same = keys[order[1:]] == keys[order[:-1]]
-            starts = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(self.count), 0))
-            for place in np.flatnonzero(same) + 1:
-                one = order[place]
-                for other in {order[place - 1], order[starts[place]]}:
-                    if _root(parents, one) != _root(parents, other) and self._alike(one, other):
-                        _join(parents, one, other)
-        return np.fromiter((_root(parents, i) for i in range(self.count)), np.int64, self.count)
+        parents = np.arange(self.count, dtype=np.uint32)
+        for band in self._bands:
+            band.flush()
+            for places, same in equal_keys(Path(band.name)):
+                starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(places))))
+                for i in np.flatnonzero(same):
+                    one = int(places[i])
+                    for other in {int(places[i - 1]), int(places[starts[i]])}:
+                        if _root(parents, one) != _root(parents, other) and self._alike(one, other):
+                            _join(parents, one, other)
+        while not np.array_equal(parents, above := parents[parents]):
+            parents = above
+        return parents
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._signatures.close()
-        self._keys.close()
+        self._open.close()
+
+    def _write_keys(self, rows: int) -> None:
+        for i, band in enumerate(self._bands):
+            band.write(self._keys[:rows, i].tobytes())
 
     def _signature(self, words: list[str]) -> NDArray[np.uint32]:
         hashes = np.fromiter(map(_hash, words), np.uint64, len(words))
@@ -94,20 +106,31 @@ class Families:
         self._minhash.update_batch(mixed.tolist() if parts else [0])
         return np.asarray(self._minhash.hashvalues, np.uint32)
 
-    def _band(self, number: int) -> NDArray[np.uint64]:
-        """One key of every text. Read, not mapped: pages of a mapped file count as this process's memory."""
-        keys = np.empty(self.count, np.uint64)
-        self._keys.seek(0)
-        for start in range(0, self.count, ROWS_READ):
-            rows = np.fromfile(self._keys, np.uint64, ROWS_READ * self._bands).reshape(-1, self._bands)
-            keys[start : start + len(rows)] = rows[:, number]
-        return keys
-
     def _alike(self, one: int, other: int) -> bool:
         size = 4 * PERMUTATIONS
         file = self._signatures.fileno()
-        signatures = (np.frombuffer(os.pread(file, size, size * int(number)), np.uint32) for number in (one, other))
+        signatures = (np.frombuffer(os.pread(file, size, size * number), np.uint32) for number in (one, other))
         return float(np.mean(next(signatures) == next(signatures))) >= self.threshold - SLACK
+
+
+def equal_keys(file: Path) -> Iterator[tuple[Places, NDArray[np.bool_]]]:
+    """The places of the file's 8-byte keys, by key and then by place; and of each, whether it has the key before it.
+
+    In parts of about SORTED keys; equal keys are in one part. Read, not mapped: pages of a mapped file count as memory.
+    """
+    count = file.stat().st_size // 8
+    parts = -(-count // SORTED)
+    for part in range(parts):
+        keys, places = [], []
+        for start in range(0, count, READ):
+            read = np.fromfile(file, np.uint64, READ, offset=8 * start)
+            chosen = np.flatnonzero(read % parts == part)
+            keys.append(read[chosen])
+            places.append((chosen + start).astype(np.uint32))
+        of_part = np.concatenate(keys)
+        order = np.argsort(of_part, kind="stable")
+        of_part = of_part[order]
+        yield np.concatenate(places)[order], np.r_[False, of_part[1:] == of_part[:-1]]
 
 
 @lru_cache(1 << 16)
@@ -121,14 +144,14 @@ def rows_a_band(threshold: float) -> int:
     return next(alike, 1)
 
 
-def _root(parents: NDArray[np.int64], number: int) -> int:
+def _root(parents: Places, number: int) -> int:
     while parents[number] != number:
         parents[number] = parents[parents[number]]
-        number = parents[number]
-    return int(number)
+        number = int(parents[number])
+    return number
 
 
-def _join(parents: NDArray[np.int64], one: int, other: int) -> None:
+def _join(parents: Places, one: int, other: int) -> None:
     """The smaller number stays the root, so that a family is named by its first text."""
     low, high = sorted((_root(parents, one), _root(parents, other)))
     parents[high] = low

@@ -175,13 +175,12 @@ def decode(raw: bytes) -> str | None:
 
 
 def read_lines(uri: str, longest: int = 8_000_000) -> Iterator[tuple[int, bytes]]:
-    """The lines of a JSONL file that are not blank, numbered from 1. A line over `longest` bytes raises Terminal."""
+    """The lines of a JSONL file that are not blank, numbered from 1. Terminal names one over `longest` bytes."""
     store, name = open_file(uri)
-    for number, line in enumerate(store.get(name).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if len(line) > longest:
-            raise Terminal("invalid_dataset", f"{uri}, line {number}: longer than {longest} bytes")
-        if line.strip():
-            yield number, line
+    for number, line in enumerate(store.lines(name, longest), 1):
+        row = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if row.strip():
+            yield number, row
 
 
 __all__ = ["Ingest", "SourceFile", "decode", "open_file", "open_source", "place", "read_lines"]

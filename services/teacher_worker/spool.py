@@ -1,6 +1,6 @@
 """Examples on disk while a dataset is made: what stays in memory is a few bytes a row, whatever the source weighs."""
 
-from array import array
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,22 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reflux.records import Example
-from services.teacher_worker.families import BUFFER, Families, md5
+from services.teacher_worker.families import BUFFER, Families, Places, equal_keys, md5
 
 FUNCTION = 1  # its instruction can be a prompt
 VALIDATION = 2  # its uploader said that it is for validation
 HELD_OUT = 4  # a dev or test prompt asks for it by name
 
-NAME_BYTES = 8  # of a digest, as hexadecimal digits
-DIGEST = np.dtype([("high", ">u8"), ("low", ">u8")])
+DIGEST_BYTES = 8  # of the MD5 of a row's tokens: it decides what is a duplicate, and names a family
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows by number, and for each its family (the number of the family's first row) and its flags. No exact duplicates."""
 
-    rows: NDArray[np.int64]
-    families: NDArray[np.int64]
+    rows: Places
+    families: Places
     flags: NDArray[np.uint8]
 
     def only(self, which: NDArray[np.bool_]) -> Self:
@@ -49,9 +48,11 @@ class Spool:
         self.families = self._open.enter_context(Families(folder, threshold))
         self._rows = self._open.enter_context((folder / "rows").open("w+b", BUFFER))
         self._digests = self._open.enter_context((folder / "digests").open("w+b"))
-        self._offsets = array("Q", [0])
-        self._flags = array("B")
-        self._firsts = np.zeros(0, np.int64)
+        self._ends = self._open.enter_context((folder / "ends").open("w+b"))  # of each row in `rows`, after a 0
+        self._ends.write(bytes(8))
+        self._size = 0
+        self._flags = bytearray()
+        self._firsts: Places = np.zeros(0, np.uint32)
         self.domains: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
 
@@ -66,31 +67,30 @@ class Spool:
 
     def add(self, example: Example, words: list[str], flags: int = 0) -> None:
         """Keep a row. `words` are the tokens that decide what it duplicates."""
-        written = self._rows.write(example.model_dump_json().encode())
-        self._offsets.append(self._offsets[-1] + written)
-        self._digests.write(md5(words))
+        self._size += self._rows.write(example.model_dump_json().encode())
+        self._ends.write(self._size.to_bytes(8))
+        self._digests.write(md5(words)[:DIGEST_BYTES])
         self._flags.append(flags)
         self.families.add(words)
         self.domains[example.domain] += 1
         self.lengths[_bucket(len(example.messages[-1].content))] += 1
 
     def table(self) -> Table:
-        """All rows but exact duplicates, of which the first stays."""
-        self._digests.flush()
-        digests = np.fromfile(self._digests.name, DIGEST)
+        """All rows but exact duplicates, of which the first stays. To be called once, after the last row."""
+        for file in (self._rows, self._digests, self._ends):
+            file.flush()
         self._firsts = firsts = self.families.firsts()
-        rows = np.sort(np.unique(digests, return_index=True)[1])
-        flags = np.array(self._flags, np.uint8)
-        return Table(rows, firsts[rows], flags[rows])
+        distinct = [places[~same] for places, same in equal_keys(Path(self._digests.name))]
+        rows = np.sort(np.concatenate(distinct))
+        return Table(rows, firsts[rows], np.frombuffer(self._flags, np.uint8)[rows])
 
     def read(self, rows: Iterable[int]) -> Iterator[Example]:
         """Rows by number, with the name of their family, which depends on the family's first text alone."""
-        self._rows.flush()
-        for number in rows:
-            self._rows.seek(self._offsets[number])
-            row = self._rows.read(self._offsets[number + 1] - self._offsets[number])
-            self._digests.seek(DIGEST.itemsize * int(self._firsts[number]))
-            family = self._digests.read(NAME_BYTES).hex()
+        for number in map(int, rows):
+            ends = os.pread(self._ends.fileno(), 16, 8 * number)
+            start, end = int.from_bytes(ends[:8]), int.from_bytes(ends[8:])
+            row = os.pread(self._rows.fileno(), end - start, start)
+            family = os.pread(self._digests.fileno(), DIGEST_BYTES, DIGEST_BYTES * int(self._firsts[number])).hex()
             yield Example.model_validate_json(row).model_copy(update={"family": family})
 
 

@@ -1,5 +1,6 @@
 """Datasets: nothing leaks between the sides of a split, the same input gives the same bytes, bad input is named."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -15,7 +16,7 @@ from reflux.records import Example, Prompt
 from reflux.spec import RunSpec
 from reflux.stages import Stage
 from reflux.task import Task
-from services.teacher_worker import prompts
+from services.teacher_worker import families, prompts
 from services.teacher_worker.dataset import prepare
 from services.teacher_worker.families import Families, tokens
 from tests.s3 import BUCKET, S3
@@ -63,6 +64,7 @@ def test_no_family_is_on_two_sides(tmp_path: Path) -> None:
     train, val = rows(hand, "train"), rows(hand, "val")
     sides = {name: {p.family for p in asked(hand) if p.set == name} for name in ("practice", "dev", "test")}
     assert (event.practice, event.dev, event.test) == (10, 4, 4)
+    assert event.practice_characters == sum(len(p.text) for p in asked(hand) if p.set == "practice")
     groups = [{row.family for row in train}, {row.family for row in val}, sides["dev"], sides["test"]]
     for i, one in enumerate(groups):
         assert one
@@ -103,6 +105,19 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert one.artifacts.get(path) != other.artifacts.get(path)
 
 
+@pytest.mark.parametrize("at_once", [families.SORTED, 16])
+def test_the_bytes_are_those_of_earlier_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """However many rows are sorted in memory at once. A change of these digests changes everybody's datasets: say so."""
+    monkeypatch.setattr(families, "SORTED", at_once)
+    _, hand = made(tmp_path, of(corpus(tmp_path / "src")))
+    contents = (hand.artifacts.get(f"{hand.folder}/{name}.jsonl") for name in ("train", "val", "prompts"))
+    assert [hashlib.sha256(content).hexdigest()[:16] for content in contents] == [
+        "bb91c121521b8432",
+        "3dfe6da9ef4b6ac7",
+        "e868d9426b72e6f5",
+    ]
+
+
 def test_the_same_files_give_the_same_bytes_from_s3(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
@@ -136,10 +151,10 @@ def test_families_join_what_is_alike_and_nothing_else(tmp_path: Path) -> None:
         function("b", 40, seed=1, changed=1),
         function("a", 40, seed=1),
     ]
-    with Families(tmp_path, 0.85) as families:
+    with Families(tmp_path, 0.85) as found:
         for text in texts:
-            families.add(tokens(text))
-        assert families.firsts().tolist() == [0, 1, 0, 0]
+            found.add(tokens(text))
+        assert found.firsts().tolist() == [0, 1, 0, 0]
 
 
 def test_files_without_functions_are_completed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Source files: what is read, and the reason of everything that is not."""
 
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from reflux import artifacts
 from reflux.errors import Retriable, Stopped, Terminal
 from reflux.spec import Data
 from services.teacher_worker import licences
@@ -197,9 +199,24 @@ def test_a_stop_is_obeyed_between_files(tmp_path: Path) -> None:
         list(Ingest(Data.model_validate({"sources": [{"uri": tree(tmp_path)}]}), stop).files())
 
 
-def test_lines_are_numbered_and_not_endless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", [1, 7, 1 << 22])
+def test_lines_are_numbered_and_not_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(artifacts, "READ_BYTES", piece)
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"\xef\xbb\xbf{}\n\n{}\r\n" + b"x" * 100)
     assert [(n, line[:2]) for n, line in read_lines(f"file://{file}")] == [(1, b"{}"), (3, b"{}"), (4, b"xx")]
-    with pytest.raises(Terminal, match="line 4: longer than 99 bytes"):
+    with pytest.raises(Terminal, match=r"rows\.jsonl, line 4: longer than 99 bytes"):
         list(read_lines(f"file://{file}", longest=99))
+
+
+def test_a_line_of_200_mb_is_not_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    with file.open("wb") as out:
+        out.write(b"{}\n")
+        out.truncate(200_000_000)
+    tracemalloc.start()
+    with pytest.raises(Terminal, match="line 2: longer than 8000000 bytes"):
+        list(read_lines(f"file://{file}"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
