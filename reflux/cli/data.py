@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Self
 
 import typer
@@ -21,6 +20,7 @@ from reflux.artifacts import Artifacts
 from reflux.cli import output
 from reflux.cli.histogram import Lengths, lengths, picture, ruler
 from reflux.cli.run import read_spec
+from reflux.cli.scratch import beside
 from reflux.commands import Prepare
 from reflux.errors import RefluxError
 from reflux.records import Example
@@ -114,9 +114,9 @@ def prepare(
     _may_write(target)
     try:
         near = next(folder for folder in (target, *target.parents) if folder.is_dir())
-        with TemporaryDirectory(prefix=".reflux-", dir=near) as scratch:
-            statistics, found = _make(wanted, Path(scratch), samples, quiet=json)
-            _move(Path(scratch, "dataset"), target)
+        with beside(near) as scratch:
+            statistics, found = _make(wanted, scratch, samples, quiet=json)
+            _move(scratch / "dataset", target)
     except RefluxError as error:
         output.err(f"{error.code}: {error.message}", error.hint)
         raise typer.Exit(1) from error
@@ -172,15 +172,14 @@ def _make(spec: RunSpec, scratch: Path, samples: int, *, quiet: bool) -> tuple[d
         made = make(spec, scratch, task)
         steps.at(f"loading the tokenizer of {spec.student.model.rpartition('/')[2]}")
         scale = ruler(spec.student)
-        sizes: list[int] = []
-        rows, licences, shown = Counter[str](), Counter[str](), list[Sample]()
+        sizes, rows, licences, shown = Counter[int](), Counter[str](), Counter[str](), list[Sample]()
         for row in _rows(made.folder):
-            sizes.append(scale.length(row))
+            sizes[scale.length(row)] += 1
             rows[row.domain] += 1
             licences[row.lineage.licence or "none stated"] += 1
             if rows[row.domain] <= samples:
                 shown.append(_sample(row))
-            steps.at(f"measuring rows in {scale.unit}", len(sizes), made.train + made.val)
+            steps.at(f"measuring rows in {scale.unit}", rows.total(), made.train + made.val)
     limit = spec.training.max_length if scale.unit == "tokens" else None
     found = Found(
         rows=dict(sorted(rows.items())),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from reflux.cli.histogram import lengths, ruler
+from reflux.cli.scratch import beside
 from reflux.commands import Prepare
 from reflux.records import Example
 from reflux.spec import RunSpec, Student
@@ -91,13 +93,14 @@ def test_json_has_every_number_and_one_object(tmp_path: Path, student: Path) -> 
 
 @pytest.mark.parametrize("limit", [7, 300, 512, 4097])
 def test_the_limit_is_a_border_of_bins(limit: int) -> None:
-    measured = lengths([1, *range(5, 20_000)], "tokens", limit)
+    measured = lengths(Counter([1, *range(5, 20_000)]), "tokens", limit)
     borders = [one.up_to for one in measured.bins]
     assert limit in borders
     assert borders == sorted(borders)
     assert len(borders) <= 16
     assert measured.over == sum(one.rows for one in measured.bins if one.up_to > limit) == 19_999 - limit
     assert sum(one.rows for one in measured.bins) == 19_996
+    assert (measured.median, measured.longest) == (10_001, 19_999)
 
 
 def test_without_a_tokenizer_lengths_are_characters(tmp_path: Path) -> None:
@@ -178,3 +181,18 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.yaml", "src"]
+
+
+def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path: Path) -> None:
+    script = "import sys, time; from pathlib import Path; from reflux.cli.scratch import beside\n"
+    script += "with beside(Path(sys.argv[1])) as made:\n    (made / 'rows').touch(); print(made, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        left = Path(process.stdout.readline().strip())
+        with beside(tmp_path) as one:
+            assert set(tmp_path.iterdir()) == {left, one}
+            process.kill()
+            process.wait()
+            with beside(tmp_path) as two:
+                assert set(tmp_path.iterdir()) == {one, two}
+    assert not any(tmp_path.iterdir())
