@@ -1,15 +1,17 @@
 """An epoch's scored answers, out of the artifact store. Which files count is said by the run's tasks and events."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts
-from reflux.commands import Chunk, CommandAdapter, Score
-from reflux.events import ChunkScored, CorrectionsJudged, CorrectionsReviewed, CorrectionsWritten, EventAdapter
+from reflux.commands import Chunk
+from reflux.events import CorrectionsJudged, CorrectionsReviewed, CorrectionsWritten, EventAdapter
 from reflux.records import Answer, Correction, Lineage, PromptSet, Verdict
 from reflux.run import Run
 from reflux.views import AnswerView
@@ -21,16 +23,31 @@ Model = Literal["student", "base", "best"]
 Row = TypeVar("Row", bound=BaseModel)
 
 
+READ_AT_ONCE = 8  # files
+
+
+class Brief(BaseModel):
+    """What an answer is sorted by: a verdict without its evidence."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt_id: str
+    sample: int = 0
+    overall: float
+    compiles: bool
+
+
 @dataclass(frozen=True)
 class Scored:
-    """A verdict, and the chunk that its answer lies in."""
+    """A scored answer, the chunk that it lies in, and the path of the chunk's verdicts."""
 
     chunk: Chunk
-    verdict: Verdict
+    verdicts: str
+    brief: Brief
 
     @property
     def id(self) -> str:
-        return f"{self.chunk.name}/{self.verdict.prompt_id}/{self.verdict.sample}"
+        return f"{self.chunk.name}/{self.brief.prompt_id}/{self.brief.sample}"
 
 
 def page(
@@ -47,43 +64,97 @@ def page(
 ) -> tuple[int, list[AnswerView], bool]:
     """The epoch, its answers from the one after `after` on, and whether there are more. Without `epoch`: the run's newest."""
     epoch = run.epoch if epoch is None else epoch
-    found = [row for row in _scored(session, artifacts, run.id, epoch, model) if prompt_set in (None, row.chunk.set)]
-    found.sort(key=lambda row: ((row.verdict.overall,) if order == "worst" else ()) + (row.verdict.prompt_id, row.verdict.sample))
+    found = ordered(session, artifacts, run.id, epoch, model, prompt_set, order)
     start = 0
     if after:
         start = next((place for place, row in enumerate(found, 1) if row.id == after), 0)
         if not start:
             raise ProblemError(404, "answer_not_found", f"There is no answer {after} here.", "Start again without `after`.")
-    wanted = found[start : start + limit]
-    return epoch, _with_texts(session, artifacts, run.id, epoch, wanted), len(found) > start + limit
+    return epoch, whole(session, artifacts, run.id, epoch, found[start : start + limit]), len(found) > start + limit
 
 
-def _scored(session: Session, artifacts: Artifacts, run_id: str, epoch: int, model: Model) -> list[Scored]:
-    done = select(TaskRow).where(
-        TaskRow.run_id == run_id, TaskRow.kind == "score", TaskRow.epoch == epoch, TaskRow.status == "done"
-    )
-    commands = [CommandAdapter.validate_python(task.command) for task in session.scalars(done.order_by(TaskRow.id))]
-    chunks = {c.key: c.chunk for c in commands if isinstance(c, Score) and c.chunk.model == model}
-    return [
-        Scored(chunks[event.key], verdict)
-        for event in _facts(session, run_id, "chunk_scored")
-        if isinstance(event, ChunkScored) and event.key in chunks
-        for verdict in _rows(artifacts, event.path, Verdict)
+def ordered(
+    session: Session,
+    artifacts: Artifacts,
+    run_id: str,
+    epoch: int,
+    model: Model,
+    prompt_set: PromptSet | None,
+    order: Order,
+) -> list[Scored]:
+    """All scored answers of an epoch, without their texts."""
+    found = [
+        Scored(chunk, path, brief)
+        for chunk, path in _chunks(session, run_id, epoch, model)
+        if prompt_set in (None, chunk.set)
+        for brief in _rows(artifacts, path, Brief)
     ]
+    found.sort(key=lambda row: ((row.brief.overall,) if order == "worst" else ()) + (row.brief.prompt_id, row.brief.sample))
+    return found
 
 
-def _with_texts(session: Session, artifacts: Artifacts, run_id: str, epoch: int, wanted: list[Scored]) -> list[AnswerView]:
-    chunks = {row.chunk.path: row.chunk for row in wanted}
+def whole(session: Session, artifacts: Artifacts, run_id: str, epoch: int, wanted: Sequence[Scored]) -> list[AnswerView]:
+    """The answers wanted, with text, verdict and correction."""
+    chunks = {row.chunk.path: row.verdicts for row in wanted}
     texts = {(path, answer.prompt_id, answer.sample): answer for path in chunks for answer in _rows(artifacts, path, Answer)}
+    verdicts = {(path, v.prompt_id, v.sample): v for path in chunks for v in _rows(artifacts, chunks[path], Verdict)}
     practised = any(row.chunk.set == "practice" and row.chunk.model == "student" for row in wanted)
     corrections = _corrections(session, artifacts, run_id, epoch) if practised else {}
     views = []
     for row in wanted:
-        answer = texts.get((row.chunk.path, row.verdict.prompt_id, row.verdict.sample))
-        correction = corrections.get((row.verdict.prompt_id, row.verdict.sample)) if row.chunk.set == "practice" else None
-        if answer is not None:
-            views.append(_view(row, answer, correction))
+        key = (row.chunk.path, row.brief.prompt_id, row.brief.sample)
+        correction = corrections.get(key[1:]) if row.chunk.set == "practice" else None
+        if key in texts and key in verdicts:
+            views.append(_view(row.id, row.chunk, texts[key], verdicts[key], correction))
     return views
+
+
+def across(
+    session: Session, artifacts: Artifacts, run_id: str, prompt_id: str, like: Chunk, model: Model = "student"
+) -> list[tuple[int, Verdict]]:
+    """The verdicts on one prompt by epoch, sample by sample. It is looked for first in chunks of the place that `like` has."""
+    epochs: dict[int, list[tuple[Chunk, str]]] = {}
+    for epoch, chunk, path in _scored_chunks(session, run_id, model):
+        if chunk.set == like.set:
+            epochs.setdefault(epoch, []).append((chunk, path))
+
+    def look(epoch: int) -> list[tuple[int, Verdict]]:
+        for _, path in sorted(epochs[epoch], key=lambda one: one[0].index != like.index):
+            found = [(epoch, verdict) for verdict in _verdicts_on(artifacts, path, prompt_id)]
+            if found:
+                return found
+        return []
+
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        return [row for rows in pool.map(look, sorted(epochs)) for row in rows]
+
+
+def _chunks(session: Session, run_id: str, epoch: int, model: Model) -> list[tuple[Chunk, str]]:
+    return [(chunk, path) for of, chunk, path in _scored_chunks(session, run_id, model, epoch) if of == epoch]
+
+
+def _scored_chunks(session: Session, run_id: str, model: Model, epoch: int | None = None) -> Iterator[tuple[int, Chunk, str]]:
+    """Epoch, chunk and the path of its verdicts, of every chunk that is scored."""
+    done = (
+        select(TaskRow.epoch, TaskRow.command["chunk"], EventRow.body["path"].astext)
+        .join(EventRow, (EventRow.run_id == TaskRow.run_id) & (EventRow.body["key"].astext == TaskRow.key))
+        .where(TaskRow.run_id == run_id, TaskRow.kind == "score", TaskRow.status == "done", EventRow.type == "chunk_scored")
+        .order_by(EventRow.seq)
+    )
+    if epoch is not None:
+        done = done.where(TaskRow.epoch == epoch)
+    for of, chunk, path in session.execute(done):
+        if chunk["model"] == model and path:
+            yield of, Chunk.model_validate(chunk), path
+
+
+def _verdicts_on(artifacts: Artifacts, path: str, prompt_id: str) -> list[Verdict]:
+    try:
+        rows = artifacts.get(path).decode().split("\n")
+    except FileNotFoundError:
+        return []
+    found = [Verdict.model_validate_json(row) for row in rows if prompt_id in row]
+    return [verdict for verdict in found if verdict.prompt_id == prompt_id]
 
 
 def _corrections(session: Session, artifacts: Artifacts, run_id: str, epoch: int) -> dict[tuple[str, int], Correction]:
@@ -110,19 +181,19 @@ def _rows(artifacts: Artifacts, path: str, model: type[Row]) -> list[Row]:
         return []
 
 
-def _view(row: Scored, answer: Answer, correction: Correction | None) -> AnswerView:
+def _view(row_id: str, chunk: Chunk, answer: Answer, verdict: Verdict, correction: Correction | None) -> AnswerView:
     return AnswerView(
-        id=row.id,
+        id=row_id,
         prompt_id=answer.prompt_id,
         prompt=answer.prompt,
         domain=answer.domain,
-        set=row.chunk.set,
-        model=row.chunk.model,
+        set=chunk.set,
+        model=chunk.model,
         sample=answer.sample,
         text=answer.text,
         finish_reason=answer.finish_reason,
         error=answer.error,
-        verdict=row.verdict,
+        verdict=verdict,
         correction=correction,
         lineage=_lineage(correction) if correction and correction.admitted else None,
     )

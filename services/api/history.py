@@ -1,14 +1,16 @@
 """What a run has left in Postgres besides its state: events, logs, metrics."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from math import isfinite
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from reflux.views import EventView, LogView, MetricPointView, MetricSeries
-from services.api.tables import EventRow, LogRow
+from services.api.tables import EventRow, LogRow, MetricRow, TaskRow
 
 # Of each stretch of a series its lowest and its highest point; and of the whole its first and its last.
 SERIES = text("""
@@ -28,6 +30,35 @@ SERIES = text("""
     order by name, id
 """)
 
+LATEST = text("""
+    select n.name, last.epoch, last.step, last.value, last.at
+    from unnest(cast(:names as text[])) as n(name)
+    cross join lateral (
+        select epoch, step, value, at from metrics where run_id = :run_id and name = n.name order by id desc limit 1
+    ) last
+""")
+
+STATUSES = text("""
+    select status, at from (
+        select status, at, seq, lag(status) over (order by seq) as before from events where run_id = :run_id
+    ) told where before is null or before != status order by seq
+""")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task's times. It waited from `due_at` to `claimed_at`, and was worked on from there to `ended_at`."""
+
+    key: str
+    kind: str
+    stage: str
+    epoch: int
+    status: str
+    worker: str | None
+    due_at: datetime
+    claimed_at: datetime | None
+    ended_at: datetime | None
+
 
 def events(session: Session, run_id: str, after: int, limit: int) -> list[EventView]:
     query = select(EventRow).where(EventRow.run_id == run_id, EventRow.seq > after).order_by(EventRow.seq).limit(limit)
@@ -40,10 +71,7 @@ def logs(session: Session, run_id: str, *, after: int, limit: int, service: str 
         query = query.where(LogRow.service == service)
     if level:
         query = query.where(LogRow.level == level)
-    return [
-        LogView(id=row.id, at=row.at, task=row.task, service=row.service, level=row.level, line=row.line)
-        for row in session.scalars(query)
-    ]
+    return [_log(row) for row in session.scalars(query)]
 
 
 def metrics(session: Session, run_id: str, names: Sequence[str], max_points: int) -> list[MetricSeries]:
@@ -52,10 +80,71 @@ def metrics(session: Session, run_id: str, names: Sequence[str], max_points: int
     return [
         MetricSeries(
             name=name,
-            points=[
-                MetricPointView(epoch=row.epoch, step=row.step, value=row.value if isfinite(row.value) else None, at=row.at)
-                for row in rows
-            ],
+            points=[MetricPointView(epoch=row.epoch, step=row.step, value=_finite(row.value), at=row.at) for row in rows],
         )
         for name, rows in groupby(session.execute(SERIES, values), key=lambda row: row.name)
     ]
+
+
+def latest(session: Session, run_id: str, names: Sequence[str]) -> dict[str, MetricPointView]:
+    """The newest point of each of the series that has one."""
+    found = session.execute(LATEST, {"run_id": run_id, "names": list(names)})
+    return {row.name: MetricPointView(epoch=row.epoch, step=row.step, value=_finite(row.value), at=row.at) for row in found}
+
+
+def last_metric(session: Session, run_id: str) -> int:
+    return session.scalar(select(func.max(MetricRow.id)).where(MetricRow.run_id == run_id)) or 0
+
+
+def metrics_after(
+    session: Session, run_id: str, names: Sequence[str], after: int, limit: int
+) -> list[tuple[int, str, MetricPointView]]:
+    """Id, name and point of what was told after the point `after`."""
+    query = (
+        select(MetricRow)
+        .where(MetricRow.run_id == run_id, MetricRow.name.in_(names), MetricRow.id > after)
+        .order_by(MetricRow.id)
+        .limit(limit)
+    )
+    return [
+        (row.id, row.name, MetricPointView(epoch=row.epoch, step=row.step, value=_finite(row.value), at=row.at))
+        for row in session.scalars(query)
+    ]
+
+
+def newest_logs(session: Session, run_id: str, *, limit: int, service: str | None, level: str | None) -> list[LogView]:
+    """The last lines, the oldest of them first."""
+    query = select(LogRow).where(LogRow.run_id == run_id).order_by(LogRow.id.desc()).limit(limit)
+    if service:
+        query = query.where(LogRow.service == service)
+    if level:
+        query = query.where(LogRow.level == level)
+    return [_log(row) for row in reversed(list(session.scalars(query)))]
+
+
+def log_counts(session: Session, run_id: str) -> dict[tuple[str, str], int]:
+    """By service and level."""
+    query = (
+        select(LogRow.service, LogRow.level, func.count()).where(LogRow.run_id == run_id).group_by(LogRow.service, LogRow.level)
+    )
+    return {(service, level): count for service, level, count in session.execute(query)}
+
+
+def works(session: Session, run_id: str) -> list[Work]:
+    """Every task of the run, in the order in which they were given."""
+    columns = (TaskRow.key, TaskRow.kind, TaskRow.stage, TaskRow.epoch, TaskRow.status, TaskRow.worker)
+    times = (TaskRow.due_at, TaskRow.claimed_at, TaskRow.ended_at)
+    return [Work(*row) for row in session.execute(select(*columns, *times).where(TaskRow.run_id == run_id).order_by(TaskRow.id))]
+
+
+def statuses(session: Session, run_id: str) -> list[tuple[str, datetime]]:
+    """Each status that the run took, and when."""
+    return [(row.status, row.at) for row in session.execute(STATUSES, {"run_id": run_id})]
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _log(row: LogRow) -> LogView:
+    return LogView(id=row.id, at=row.at, task=row.task, service=row.service, level=row.level, line=row.line)
