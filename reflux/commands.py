@@ -159,16 +159,20 @@ class Correct(Order):
 
 
 class Judge(Order):
-    """Score corrections; admit those that compile at least as well and score higher than the student's answer."""
+    """Score corrections; admit those that compile at least as well and score higher than the student's answer.
+
+    `edited`: a person has rewritten them in a review.
+    """
 
     kind: Literal["judge"] = "judge"
     shard: int
     ask: int
+    edited: bool = False
     corrections_path: str
 
     @property
     def key(self) -> str:
-        return f"judge-{self.epoch:03d}-{self.shard:04d}-{self.ask}"
+        return f"judge-{self.epoch:03d}-{self.shard:04d}-{self.ask}{'-edited' if self.edited else ''}"
 
 
 class Review(Order):

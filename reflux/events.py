@@ -157,12 +157,14 @@ class CorrectionsJudged(Answering):
 
 
 class CorrectionsReviewed(Answering):
-    """A person has decided. `path` holds the corrections, each marked admitted or refused."""
+    """A person has decided. `path` holds the corrections, each marked admitted or not; `edited_path` those to be judged again."""
 
     type: Literal["corrections_reviewed"] = "corrections_reviewed"
     path: str
     admitted: int
     refused: int
+    edited: int = 0
+    edited_path: str | None = None
     by: str = ""
 
 

@@ -168,7 +168,7 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
         case Stage.REFINING, CorrectionsJudged():
             return steps.or_onward(*steps.admit(run, before, event))
         case Stage.REFINING, CorrectionsReviewed():
-            return steps.or_onward(*steps.reviewed(run, event))
+            return steps.or_onward(*steps.reviewed(run, before, event))
         case Stage.REFINING, TaskFailed(key=key, failure=why) if kind_of(key) != "generate":
             return steps.or_onward(*steps.without(run, before, key, why))
 

@@ -193,27 +193,41 @@ def admit(run: Run, before: Run, event: CorrectionsJudged) -> Step:
     epoch, shard, ask = judged.epoch, judged.shard, judged.ask
     run = run.but(
         admitted=run.admitted + event.admitted,
-        refused=run.refused - event.admitted if ask == 2 else run.refused + event.refused,
+        refused=run.refused - event.admitted if ask == 2 and not judged.edited else run.refused + event.refused,
     )
     commands = list[Command]()
-    if event.admitted and run.spec.refining.review:
+    if event.admitted and run.spec.refining.review and not judged.edited:
         commands.append(Review(stage=Stage.REFINING, epoch=epoch, shard=shard, ask=ask, corrections_path=event.path))
     elif event.admitted:
         run = run.but(corrections_paths=tuple(sorted((*run.corrections_paths, event.path))))
-    if event.refused and ask == 1:
+    if event.refused and ask == 1 and not judged.edited:
         share = budget.share(run, event.refused, event.refused + unscored(run))
         commands.append(Correct(stage=Stage.REFINING, epoch=epoch, shard=shard, ask=2, refused_path=event.path, budget_usd=share))
     return run, commands
 
 
-def reviewed(run: Run, event: CorrectionsReviewed) -> Step:
-    """Train on what a person has let pass."""
+def reviewed(run: Run, before: Run, event: CorrectionsReviewed) -> Step:
+    """Train on what a person has let pass; what a person has rewritten is judged as the teacher's was."""
+    review = before.open[event.key]
+    assert isinstance(review, Review)
     paths = (*run.corrections_paths, event.path) if event.admitted else run.corrections_paths
-    return run.but(
-        admitted=run.admitted - event.refused,
+    run = run.but(
+        admitted=run.admitted - event.refused - event.edited,
         refused=run.refused + event.refused,
         corrections_paths=tuple(sorted(paths)),
-    ), ()
+    )
+    if event.edited_path is None:
+        return run, ()
+    return run, [
+        Judge(
+            stage=Stage.REFINING,
+            epoch=review.epoch,
+            shard=review.shard,
+            ask=review.ask,
+            edited=True,
+            corrections_path=event.edited_path,
+        )
+    ]
 
 
 def without(run: Run, before: Run, key: str, why: Failure) -> Step:

@@ -79,7 +79,8 @@ def sentence(event: EventView) -> str:
         case "corrections_judged":
             return f"corrections: {b['admitted']} admitted, {b['refused']} refused"
         case "corrections_reviewed":
-            return f"reviewed by {b['by']}: {b['admitted']} admitted, {b['refused']} refused"
+            edited = f", {b['edited']} edited, to be scored" if b.get("edited") else ""
+            return f"reviewed by {b['by']}: {b['admitted']} admitted, {b['refused']} refused{edited}"
         case "models_compared":
             c = b["comparison"]
             return f"base {c['base']['overall']:.2f}, trained {c['best']['overall']:.2f} on the test prompts"

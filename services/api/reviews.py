@@ -45,9 +45,20 @@ def decide(
     task.attempt += 1
     path = f"{attempt_folder(run_id, key, task.attempt)}/corrections.jsonl"
     artifacts.write_rows(path, reviewed)
+    edited = [row for row in reviewed if row.admitted is None]
+    edited_path = f"{attempt_folder(run_id, key, task.attempt)}/edited.jsonl" if edited else None
+    if edited_path:
+        artifacts.write_rows(edited_path, edited)
     admitted = sum(bool(row.admitted) for row in reviewed)
-    refused = sum(bool(row.admitted) for row in rows) - admitted
-    event = CorrectionsReviewed(key=key, path=path, admitted=admitted, refused=refused, by=by)
+    event = CorrectionsReviewed(
+        key=key,
+        path=path,
+        admitted=admitted,
+        refused=sum(bool(row.admitted) for row in rows) - admitted - len(edited),
+        edited=len(edited),
+        edited_path=edited_path,
+        by=by,
+    )
     accepted = complete(session, task.id, task.attempt, event)
     if not accepted.accepted:
         raise ProblemError(409, "review_is_over", f"The review {key} was not taken: {accepted.why}.", "Look at the run.")
@@ -86,5 +97,5 @@ def _decided(row: Correction, decision: Decision | None, others: str | None, by:
         return row.model_copy(update={"admitted": False, "why": f"refused by {by}{why}"})
     if decision and what == "edit":
         answer = row.answer.model_copy(update={"text": decision.text})
-        return row.model_copy(update={"answer": answer, "verdict": None, "why": f"edited by {by}{why}"})
+        return row.model_copy(update={"answer": answer, "verdict": None, "admitted": None, "why": f"edited by {by}{why}"})
     return row.model_copy(update={"why": f"approved by {by}{why}; {row.why}"})

@@ -150,6 +150,7 @@ def _judged(row: Correction, verdict: Verdict | None) -> Correction:
         admitted, why = False, f"scores no higher: {verdict.overall:.2f} after {before.overall:.2f}"
     else:
         admitted, why = True, f"scores higher: {verdict.overall:.2f} after {before.overall:.2f}"
+    why = f"{row.why}; {why}" if row.why else why  # who has rewritten it
     return row.model_copy(update={"verdict": verdict, "admitted": admitted, "why": why})
 
 

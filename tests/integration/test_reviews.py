@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from reflux.artifacts import Artifacts
 from reflux.cli import app
 from reflux.client import ApiError, Client
-from reflux.commands import Command, Generate, Judge, Score
+from reflux.commands import Command, Generate, Judge, Score, Train
 from reflux.local.stack import Stack
 from reflux.records import Answer, Correction, TeacherAnswer, Verdict
 from reflux.views import Decision
@@ -54,7 +54,7 @@ def waiting(client: Client, worker: HandWorker, control_plane: Stack) -> tuple[s
         assert worker.complete(a, answer(a.command, **poor(a.command))).accepted
 
 
-def test_a_run_waits_for_its_review_and_trains_on_what_was_decided(
+def test_a_run_waits_for_its_review_scores_what_was_edited_and_trains_on_what_passed(
     client: Client, worker: HandWorker, waiting: tuple[str, Artifacts]
 ) -> None:
     run_id, store = waiting
@@ -71,13 +71,20 @@ def test_a_run_waits_for_its_review_and_trains_on_what_was_decided(
     ]
     after = client.decide(run_id, KEY, decided)
     assert not after.waits_for_review
+    judge = worker.take(run_id)
+    assert isinstance(judge.command, Judge)
+    (edited,) = store.read_rows(judge.command.corrections_path, Correction)
+    assert (judge.command.edited, edited.answer.text, edited.verdict, edited.admitted) == (True, "better 1", None, None)
+    assert edited.why == "edited by bootstrap: names"
+    assert worker.complete(judge, answer(judge.command, admitted=1, refused=0)).accepted
     train = worker.take(run_id).command
-    (path,) = train.corrections_paths  # type: ignore[union-attr]
-    rows = {row.prompt_id: row for row in store.read_rows(path, Correction)}
-    assert {name: row.admitted for name, row in rows.items()} == {"p0": True, "p1": True, "p2": False, "p3": False}
-    assert rows["p1"].answer.text == "better 1"
-    assert rows["p1"].why == "edited by bootstrap: names"
-    assert client.run(run_id).epochs[0].admitted == 2
+    assert isinstance(train, Train)
+    judged, reviewed = train.corrections_paths
+    assert judged == f"done/{judge.command.key}"
+    rows = {row.prompt_id: row.admitted for row in store.read_rows(reviewed, Correction)}
+    assert rows == {"p0": True, "p1": None, "p2": False, "p3": False}
+    assert (client.run(run_id).epochs[0].admitted, client.run(run_id).epochs[0].refused) == (2, 1)
+    assert client.reviews(run_id) == [], "an edit that passed is not asked about again"
     assert client.reviews(run_id) == []
     with pytest.raises(ApiError) as refusal:
         client.decide(run_id, KEY, [], others="refuse")
@@ -134,10 +141,14 @@ def test_the_command_shows_saves_and_takes_decisions(
     rows[1]["decision"] = "refuse"
     file.write_text("\n".join(map(json.dumps, rows)))
     assert command(app, ["run", "review", run_id, "--from", str(file)]).exit_code == 0
-    (path,) = worker.take(run_id).command.corrections_paths  # type: ignore[union-attr]
-    rows_read = {row.prompt_id: row for row in store.read_rows(path, Correction)}
-    assert rows_read["p0"].answer.text == "by hand"
-    assert [row.admitted for _, row in sorted(rows_read.items())] == [True, False, True, False]
+    judge = worker.take(run_id)
+    assert isinstance(judge.command, Judge)
+    assert [row.answer.text for row in store.read_rows(judge.command.corrections_path, Correction)] == ["by hand"]
+    assert worker.complete(judge, answer(judge.command, admitted=0, refused=1)).accepted
+    train = worker.take(run_id).command
+    assert isinstance(train, Train)
+    (path,) = train.corrections_paths
+    assert [row.admitted for row in store.read_rows(path, Correction)] == [None, False, True, False]
 
 
 def test_a_dry_run_checks_and_estimates_and_creates_nothing(client: Client) -> None:

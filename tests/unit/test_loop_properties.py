@@ -232,13 +232,19 @@ class World(RuleBasedStateMachine):
                 wanted = self.wanted(command)
                 return answer(command, requested=wanted, answered=pick(0, wanted), usage=spent(command, pick))
             case Judge():
-                judged = next(e for e in reversed(self.told) if getattr(e, "path", None) == command.corrections_path)
-                admitted = pick(0, judged.answered)  # type: ignore[union-attr]
-                return answer(command, admitted=admitted, refused=judged.answered - admitted)  # type: ignore[union-attr]
+                if command.edited:
+                    waiting = next(e.edited for e in self.told if getattr(e, "edited_path", None) == command.corrections_path)  # type: ignore[union-attr]
+                else:
+                    waiting = next(e.answered for e in self.told if getattr(e, "path", None) == command.corrections_path)  # type: ignore[union-attr]
+                admitted = pick(0, waiting)
+                return answer(command, admitted=admitted, refused=waiting - admitted)
             case Review():
                 judged = next(e for e in reversed(self.told) if getattr(e, "path", None) == command.corrections_path)
                 admitted = pick(0, judged.admitted)  # type: ignore[union-attr]
-                return answer(command, admitted=admitted, refused=judged.admitted - admitted)  # type: ignore[union-attr]
+                edited = pick(0, judged.admitted - admitted)  # type: ignore[union-attr]
+                refused = judged.admitted - admitted - edited  # type: ignore[union-attr]
+                rewritten = f"{command.key}-edited" if edited else None
+                return answer(command, admitted=admitted, refused=refused, edited=edited, edited_path=rewritten)
         return answer(command)
 
     def wanted(self, command: Correct) -> int:

@@ -113,7 +113,7 @@ def test_corrections_are_admitted_when_they_are_better(tmp_path: Path) -> None:
     uncompiled = GOOD.replace("return", "retrun")
     poor_but_compiling = GOOD.replace("gate", "x").replace("priority", "y").replace("schedule", "z")
     rows = [
-        correction(BAD, GOOD),
+        correction(BAD, GOOD).model_copy(update={"why": "edited by ann"}),
         correction(GOOD, GOOD),
         correction(poor_but_compiling, uncompiled),
         correction(BAD, "", "throttled"),
@@ -125,7 +125,7 @@ def test_corrections_are_admitted_when_they_are_better(tmp_path: Path) -> None:
     assert (event.key, event.admitted, event.refused) == ("judge-002-0000-1", 1, 3)
     assert [row.admitted for row in judged] == [True, False, False, False]
     assert [row.why.split(":")[0] for row in judged] == [
-        "scores higher",
+        "edited by ann; scores higher",
         "scores no higher",
         "the student's answer compiles, the correction does not",
         "teacher did not answer",
