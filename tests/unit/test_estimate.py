@@ -6,7 +6,10 @@ import pytest
 
 from reflux.estimate import estimate
 from reflux.prices import PRICES, find, priced, usd
+from reflux.records import Answer, Correction, Evidence, TeacherAnswer, Verdict
 from services.api.price_table import read
+from services.teacher_worker.purse import worst
+from services.teacher_worker.teaching import question_text
 from tests.unit.stories import Story, spec
 
 
@@ -14,13 +17,50 @@ def test_a_run_is_estimated_from_its_spec_and_then_from_its_dataset() -> None:
     wanted = spec(prompts={"practice": 100}, refining={"max_epochs": 2}, teacher={"max_teacher_tokens": 300})
     before = estimate(wanted)
     assert before is not None
-    assert (before.calls, before.most_calls) == (100 + 62, 100 + 200)
+    assert (before.calls, before.most_calls) == (100 + 38, 100 + 200)
     assert before.output_tokens == before.calls * 300
     assert before.cost_usd == pytest.approx((3 * before.input_tokens + 15 * before.output_tokens) / 1e6, abs=1e-4)
     fewer = estimate(wanted, practice=10, practice_characters=100_000)
     assert fewer is not None
-    assert fewer.calls == 16
+    assert fewer.calls == 14
     assert fewer.input_tokens > fewer.calls * 100_000 / 10 / 4
+
+
+def test_answers_are_as_long_as_the_student_has_room_for() -> None:
+    short, long = (estimate(spec(prompts={"practice": 10}, generation={"max_new_tokens": n})) for n in (200, 2000))
+    assert short is not None
+    assert long is not None
+    assert (short.output_tokens / short.calls, long.output_tokens / long.calls) == (100, 1000)
+    assert short.calls == long.calls
+
+
+def test_the_most_it_can_be_covers_the_longest_question_and_answer() -> None:
+    wanted = spec(prompts={"practice": 1, "system": "s"}, refining={"max_epochs": 2}, generation={"max_new_tokens": 500})
+    most = estimate(wanted, 1, 400)
+    assert most is not None
+    wide = Evidence(part="syntax", rule="gcc", message="m" * 150, points=-1, line=100)
+    scores = dict.fromkeys(("overall", "syntax", "protocol", "safety", "style"), 1.0)
+    code = "c" * 2 * 500
+    verdict = Verdict(prompt_id="p", compiles=False, code=code, rubric="1", evidence=(wide,) * 30, **scores)
+    refused = Correction(
+        prompt_id="p",
+        prompt="p" * 400,
+        attempt=Answer(prompt_id="p", prompt="p" * 400, text=code),
+        attempt_verdict=verdict,
+        answer=TeacherAnswer(prompt_id="p", prompt="p" * 400, text="t" * 2 * 2048, model="m"),
+        verdict=verdict,
+        admitted=False,
+    )
+    questions = ("p" * 400, question_text(refused), question_text(refused))
+    assert most.most_calls == len(questions)
+    assert sum(worst(wanted.teacher, "s" + question) for question in questions) <= most.most_cost_usd
+
+
+def test_recorded_answers_cost_nothing() -> None:
+    free = estimate(spec(teacher={"provider": "recorded", "answers_uri": "file:///answers.jsonl"}))
+    assert free is not None
+    assert free.calls > 0
+    assert (free.input_tokens, free.output_tokens, free.cost_usd, free.most_cost_usd) == (0, 0, 0, 0)
 
 
 def test_more_practice_than_corrections_is_capped() -> None:
