@@ -69,6 +69,7 @@ POLICIES: dict[str, Policy] = {
     "spot_interrupted": _retriable(*(30.0,) * 5, hint="The provider took the machine back. The run goes on from its checkpoint."),
     "provider_not_ready": _retriable(30, 30, 30, hint="The provider's resource was not ready. Look at its console."),
     "gpu_out_of_memory": _terminal("Choose a smaller student, a shorter training.max_length, or student.quantization: nf4."),
+    "prompt_too_long": _terminal("Shorten the prompt, or ask for a shorter answer by max_tokens."),
     # Terminal
     "access_denied": _terminal("Give the workers' credentials the right that the message names, then start the run again."),
     "no_credentials": _terminal("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or BEDROCK_API_KEY) for the teacher workers."),

@@ -21,6 +21,7 @@ from celery.signals import worker_shutting_down
 from pydantic import BaseModel
 
 from reflux import logs
+from reflux.answering import Answering, ErrandHandler
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError, Stopped, Terminal, failure
 from reflux.events import Event
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 Handler = Callable[[Task], Event]
 SHUTDOWN = "shutdown"
 AWAKE_SECONDS = 0.02
+HAND_BACK_SECONDS = 5.0
 
 
 class Api:
@@ -198,7 +200,12 @@ class Worker:
 
 
 def main(
-    service: str, handlers: dict[str, Handler], capabilities: Callable[[], dict[str, Any]], *, concurrency: int | None = None
+    service: str,
+    handlers: dict[str, Handler],
+    capabilities: Callable[[], dict[str, Any]],
+    *,
+    concurrency: int | None = None,
+    errands: dict[str, ErrandHandler] | None = None,
 ) -> None:
     """Run a worker process until it is told to stop. Settings come from the environment (REFLUX_…)."""
     logs.set_up(service)
@@ -212,19 +219,25 @@ def main(
     app = make_app(_needed("REFLUX_BROKER_URL"), service)
     _connect(app, worker, service)
     threads = concurrency or int(os.environ.get("REFLUX_CONCURRENCY", "2"))
-    app.worker_main(
-        [
-            "worker",
-            "--pool=threads",
-            f"--concurrency={threads}",
-            f"--queues={service}",
-            f"--hostname={name}",
-            "--loglevel=WARNING",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    answering = Answering(worker, errands or {})
+    if errands:
+        answering.start()
+    try:
+        app.worker_main(
+            [
+                "worker",
+                "--pool=threads",
+                f"--concurrency={threads}",
+                f"--queues={service}",
+                f"--hostname={name}",
+                "--loglevel=WARNING",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        answering.hand_back(HAND_BACK_SECONDS)
 
 
 def _connect(app: Celery, worker: Worker, service: str) -> None:

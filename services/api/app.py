@@ -13,13 +13,14 @@ from reflux import __version__, logs, prices
 from services.api import dashboard, openapi, price_table, problems
 from services.api.auth import Keys, bootstrap
 from services.api.database import make_engine, migrate
+from services.api.errands import Errands
 from services.api.guard import Guard
 from services.api.listening import Listener
 from services.api.measures import Measures
 from services.api.pages import Pages
 from services.api.rates import Buckets
 from services.api.readiness import Readiness
-from services.api.routes import catalogue, contents, datasets, forks, keys, reviews, runs, system, tasks
+from services.api.routes import catalogue, completions, contents, datasets, errands, forks, keys, reviews, runs, system, tasks
 from services.api.settings import Settings
 
 SWITCH_SECONDS = 0.0005  # else a thread that computes can keep the event loop, and with it every other call, for 5 ms
@@ -45,6 +46,7 @@ def make_app() -> FastAPI:
     app.state.keys = Keys(app.state.reads)
     app.state.artifacts = None
     app.state.listener = Listener(app.state.engine)
+    app.state.errands = Errands(app.state.engine, app.state.listener, settings)
     app.state.readiness = Readiness(app.state.engine, settings)
     app.state.measures = Measures(app.state.engine)
     app.state.pages = Pages(settings.artifacts_url)
@@ -57,6 +59,8 @@ def make_app() -> FastAPI:
         keys.router,
         datasets.router,
         catalogue.router,
+        completions.router,
+        errands.router,
         reviews.router,
         forks.router,
         tasks.router,

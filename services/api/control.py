@@ -25,7 +25,7 @@ from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
 from reflux.queues import ROUTES, make_app, ring
 from reflux.run import Run
-from services.api import projection
+from services.api import errand_desk, projection
 from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
 from services.api.settings import Settings
@@ -170,6 +170,7 @@ def watch(session: Session, settings: Settings, hearing_since: datetime | None) 
         silent = select(TaskRow.id).where(TaskRow.status == "claimed", heard < func.now() - settings.lease)
         for task_id in session.scalars(silent).all():
             orphan(session, task_id, f"silent for {settings.lease.total_seconds():g} s")
+    errand_desk.watch(session, settings, hearing_since)
     _force_stops(session, settings)
     _keep_limits(session)
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from reflux.stages import Stage
-from services.api import history
+from services.api import errand_desk, history
 from services.api.advance import CHANNEL, PROGRESS
 from services.api.tables import RunRow
 
@@ -59,12 +59,14 @@ class Listener:
                 async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
                     await connection.execute(f"listen {CHANNEL}")
                     await connection.execute(f"listen {PROGRESS}")
+                    await connection.execute(f"listen {errand_desk.CHANNEL}")
                     while True:
                         self._ring_all()
                         async for notice in connection.notifies(timeout=LOOK_ANYWAY_SECONDS):
                             if notice.channel == CHANNEL and (feed := self.feeds.get(notice.payload)):
                                 feed.ring()
-                            for watch in (*self.watches.get(notice.payload, ()), *self.watches.get(ANY, ())):
+                            of_runs = self.watches.get(ANY, ()) if notice.channel != errand_desk.CHANNEL else ()
+                            for watch in (*self.watches.get(notice.payload, ()), *of_runs):
                                 watch.set()
             except psycopg.Error as error:
                 log.warning("database_away", during="listen", error=str(error)[:200])

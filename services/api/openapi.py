@@ -18,6 +18,8 @@ ALSO = {
     "runs_create": (409,),
     "runs_artifact": (416,),
     "datasets_upload": (415,),
+    "completions_create": (404, 409),
+    "workers_claim_errand": (404,),
 }
 OTHER_SUCCESS = {
     "runs_create": ("201", "200", "With `dry_run`, or where the `Idempotency-Key` had made the run before"),
@@ -25,7 +27,10 @@ OTHER_SUCCESS = {
     "runs_pause": ("202", "200", "It had been asked for before"),
     "runs_resume": ("202", "200", "It had been asked for before"),
 }
-NOTHING_TO_DO = {"workers_claim": "Nothing to do: the task is not there, not due, or somebody else's"}
+NOTHING_TO_DO = {
+    "workers_claim": "Nothing to do: the task is not there, not due, or somebody else's",
+    "workers_claim_errand": "Nobody has asked anything",
+}
 SPEC = {
     "name": "tsn-student",
     "data": {"sources": [{"uri": "s3://our-firmware/tsn/", "domain": "tsn"}]},
@@ -37,6 +42,12 @@ EXAMPLES = {
     "runs_fork": {"epoch": 2, "changes": {"refining": {"max_epochs": 5}}},
     "keys_create": {"role": "viewer", "label": "the team's dashboard"},
     "reviews_decide": {"decisions": [{"prompt_id": "p-1", "decision": "approve"}], "others": "refuse"},
+    "completions_create": {
+        "run": "20261125-110001-fed803",
+        "checkpoint": "best",
+        "prompt": "Write a C function that returns the priority of a VLAN tag.",
+        "score": True,
+    },
     "workers_register": {"name": "evaluator@host-1", "service": "evaluator", "incarnation": "5f0c", "capabilities": {}},
     "workers_claim": {"worker": "evaluator@host-1", "incarnation": "5f0c", "token": "9a1e"},
     "workers_beat": {"attempt": 1, "progress": {"done": 3, "total": 16, "note": "answers"}},
@@ -46,6 +57,18 @@ EXAMPLES = {
         "failure": {"code": "s3_timeout", "message": "No answer from the store", "error_class": "retriable"},
     },
     "workers_stopped": {"attempt": 1, "handed_back": True},
+    "workers_claim_errand": {"worker": "evaluator@host-1", "incarnation": "5f0c", "service": "evaluator", "seconds": 0},
+    "workers_said": {"attempt": 1, "at": 0, "text": "static uint8_t"},
+    "workers_end_errand": {
+        "attempt": 1,
+        "at": 14,
+        "text": " x;",
+        "result": {"finish_reason": "stop", "usage": {"prompt": 61, "answer": 9}},
+    },
+    "workers_fail_errand": {
+        "attempt": 1,
+        "failure": {"code": "prompt_too_long", "message": "The prompt is too long", "error_class": "terminal"},
+    },
 }
 
 

@@ -101,6 +101,39 @@ class TaskRow(Base):
     ended_at: Mapped[datetime | None]
 
 
+class ErrandRow(Base):
+    """A question from a person: ready → claimed → done | failed | cancelled. `text` is what is written so far.
+
+    `waited_for_at` is when somebody last looked for the answer. Deleted a while after its end.
+    """
+
+    __tablename__ = "errands"
+    __table_args__ = (
+        Index("errands_unanswered", "service", "id", postgresql_where=text("status in ('ready', 'claimed')")),
+        Index("errands_of_run", "run_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    kind: Mapped[str]
+    service: Mapped[str]
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    asked_by: Mapped[str]
+    order: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(server_default="ready")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    worker: Mapped[str | None]
+    incarnation: Mapped[str | None]
+    text: Mapped[str] = mapped_column(server_default="")
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    waited_for_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    claimed_at: Mapped[datetime | None]
+    heard_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
 class MetricRow(Base):
     __tablename__ = "metrics"
     __table_args__ = (Index("metrics_series", "run_id", "name", "id"),)

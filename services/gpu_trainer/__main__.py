@@ -1,7 +1,7 @@
 """The GPU worker: `python -m services.gpu_trainer`."""
 
 from reflux import worker
-from services.gpu_trainer.tasks import HANDLERS, capabilities
+from services.gpu_trainer.tasks import ERRANDS, HANDLERS, capabilities
 
 if __name__ == "__main__":
-    worker.main("gpu_trainer", HANDLERS, capabilities, concurrency=1)
+    worker.main("gpu_trainer", HANDLERS, capabilities, concurrency=1, errands=ERRANDS)

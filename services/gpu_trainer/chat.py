@@ -70,23 +70,26 @@ def segments(tokenizer: Any, messages: Sequence[Message]) -> Iterator[tuple[str,
             done = prompt + answer
 
 
-def encode_prompt(tokenizer: Any, system: str, text: str, limit: int) -> tuple[list[int], bool]:
-    """Ids that the assistant's answer follows, and whether the end of `text` was cut off to keep them within `limit`."""
-    ids = _prompt_ids(tokenizer, system, text)
+def encode_prompt(tokenizer: Any, system: str, text: str, limit: int, before: Sequence[Message] = ()) -> tuple[list[int], bool]:
+    """Ids that the assistant's answer follows, and whether the end of `text` was cut off to keep them within `limit`.
+
+    `before` are the turns between the system's and `text`.
+    """
+    ids = _prompt_ids(tokenizer, system, text, before)
     if len(ids) <= limit:
         return ids, False
     words = tokenizer.encode(text, add_special_tokens=False)
     excess = len(ids) - limit
     while excess > 0 and words:
         words = words[: max(0, len(words) - excess)]
-        ids = _prompt_ids(tokenizer, system, tokenizer.decode(words))
+        ids = _prompt_ids(tokenizer, system, tokenizer.decode(words), before)
         excess = len(ids) - limit
     return ids[-limit:], True
 
 
-def _prompt_ids(tokenizer: Any, system: str, text: str) -> list[int]:
+def _prompt_ids(tokenizer: Any, system: str, text: str, before: Sequence[Message]) -> list[int]:
     messages = [Message(role="system", content=system)] if system else []
-    messages.append(Message(role="user", content=text))
+    messages += [*before, Message(role="user", content=text)]
     ids: list[int] = tokenizer.encode(_render(tokenizer, messages, for_generation=True), add_special_tokens=False)
     return ids
 

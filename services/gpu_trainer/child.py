@@ -4,7 +4,7 @@
     out  {"report": a beat's body}*, then one of  {"event": …}  {"failure": …}  {"stopped": why}
 
     in   {"ask": a Question, "id": …}   {"give_up": id}
-    out  {"to": id, "piece": text}*, then  {"to": id, "end": a Failure or null}
+    out  {"to": id, "piece": text}*, then one of  {"to": id, "written": …}  {"to": id, "failure": …}  {"to": id, "given_up": true}
 
 One JSON object a line. It ends with its parent, however that ends: by the kernel's signal, and by the end of its input.
 """
@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from reflux.artifacts import Artifacts
 from reflux.commands import CommandAdapter
+from reflux.errands import Written
 from reflux.errors import Failure, RefluxError, Stopped, failure
 from reflux.events import Fact
 from reflux.spec import RunSpec
@@ -71,9 +72,10 @@ class Child:
         def say(piece: str) -> None:
             self._say({"to": name, "piece": piece})
 
-        def end(failed: Failure | None) -> None:
+        def end(how: Written | Failure | None) -> None:
             self.asked.pop(name)
-            self._say({"to": name, "end": failed.model_dump(mode="json") if failed else None})
+            kind = "written" if isinstance(how, Written) else "failure"
+            self._say({"to": name} | ({kind: how.model_dump(mode="json")} if how else {"given_up": True}))
 
         self.asked[name] = Asked(question, say, end)
         self.questions.put(self.asked[name])

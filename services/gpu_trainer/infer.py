@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory
 
 from reflux.artifacts import Artifacts
 from reflux.commands import Generate
-from reflux.errors import Failure, RefluxError, Stopped, failure
+from reflux.completions import Tokens
+from reflux.errands import Written
+from reflux.errors import Failure, RefluxError, Stopped, Terminal, failure
 from reflux.stages import Stage
 from reflux.task import Task
 from services.gpu_trainer import adapters
@@ -32,9 +34,9 @@ def answer_waiting(bench: Bench) -> None:
         asked.end(_answered(asked, bench))
 
 
-def _answered(asked: Asked, bench: Bench) -> Failure | None:
+def _answered(asked: Asked, bench: Bench) -> Written | Failure | None:
     try:
-        answer(asked.question, bench, asked.say, lambda: asked.given_up)
+        return answer(asked.question, bench, asked.say, lambda: asked.given_up)
     except Stopped:
         return None
     except RefluxError as error:
@@ -43,16 +45,22 @@ def _answered(asked: Asked, bench: Bench) -> Failure | None:
         traceback.print_exc()
         bench.forget()
         return failure("internal", f"{type(error).__name__}: {error}")
-    return None
 
 
-def answer(question: Question, bench: Bench, say: Callable[[str], None], given_up: Callable[[], bool] = lambda: False) -> None:
-    """Say the answer in pieces that together are its text. Raises Stopped once `given_up`; else as Bench.load does."""
+def answer(question: Question, bench: Bench, say: Callable[[str], None], given_up: Callable[[], bool] = lambda: False) -> Written:
+    """Say the answer in pieces that together are its text. Raises Stopped once `given_up`; Terminal where the question is
+    longer than the student can read; else as Bench.load does."""
+    if given_up():
+        raise Stopped("nobody waits for the answer")
     task = _task(question)
     student = bench.load(task)
     sampling, prompt_limit = limits(student, question.spec.generation, question.spec.generation.max_new_tokens)
-    ids, cut = encode_prompt(student.tokenizer, question.spec.prompts.system, question.text, prompt_limit)
-    draft = Draft(ids, seed=seed(question.spec.seed, "question", question.text, question.sample), cut=cut)
+    ids, cut = encode_prompt(student.tokenizer, question.spec.prompts.system, question.text, prompt_limit, question.before)
+    if cut:
+        most = f"{prompt_limit} tokens, beside an answer of up to {sampling.max_new_tokens}"
+        raise Terminal("prompt_too_long", f"The prompt is longer than this student reads: {most}.")
+    spoken = "".join(f"{turn.role}: {turn.content}\n" for turn in question.before) + question.text
+    draft = Draft(ids, seed=seed(question.spec.seed, "question", spoken, question.sample))
     said = _Said(student, draft, say)
 
     def after_token(_: int) -> None:
@@ -65,6 +73,7 @@ def answer(question: Question, bench: Bench, say: Callable[[str], None], given_u
         with adapters.answering(student, folder) as model:
             model.eval()
             write(student, model, [draft], sampling, after_token)
+    return Written(finish_reason=draft.finish_reason or "length", usage=Tokens(prompt=len(ids), answer=len(draft.ids)))
 
 
 class _Said:

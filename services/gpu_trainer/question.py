@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from reflux.errands import Written
 from reflux.errors import Failure
+from reflux.records import Message
 from reflux.spec import RunSpec
 
 
 class Question(BaseModel):
     """`spec.generation` says how to answer, `spec.prompts.system` as whom. Without `adapter_path` the base answers.
+
+    `before` are the turns between the system's and the question.
 
     The same question has the same answer; another `sample`, another one.
     """
@@ -20,6 +24,7 @@ class Question(BaseModel):
     run_id: str
     spec: RunSpec
     artifacts: str
+    before: tuple[Message, ...] = ()
     text: str
     adapter_path: str | None = None
     sample: int = 0
@@ -27,9 +32,9 @@ class Question(BaseModel):
 
 @dataclass(eq=False)
 class Asked:
-    """`say` takes the pieces of the answer, `end` then why there are no more: None, or what went wrong."""
+    """`say` takes the pieces of the answer, `end` then why there are no more: None where it was given up."""
 
     question: Question
     say: Callable[[str], None]
-    end: Callable[[Failure | None], None]
+    end: Callable[[Written | Failure | None], None]
     given_up: bool = False

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from reflux.answering import ErrandHandler, Pieces
 from reflux.commands import Chunk
+from reflux.errands import CompleteErrand, Errand, Written
 from reflux.errors import ErrorClass, Failure, RefluxError, Retriable, Stopped, Terminal
 from reflux.events import Event, EventAdapter
 from reflux.task import Task
@@ -69,8 +71,8 @@ def carry_out(task: Task) -> Event:
 HANDLERS: dict[str, Callable[[Task], Event]] = {"train": carry_out, "generate": carry_out, "export_model": carry_out}
 
 
-def infer(question: Question) -> Iterator[str]:
-    """The answer to a question, in pieces as they are written. Leaving off ends it.
+def infer(question: Question) -> Pieces:
+    """The answer to a question, in pieces as they are written, with "" while there are none. Leaving off ends it.
 
     It is answered before a waiting command, between two chunks of a Generate, and after a Train. Raises what the child raised;
     Retriable when it died.
@@ -78,13 +80,42 @@ def infer(question: Question) -> Iterator[str]:
     child = _living_child()
     name, pieces = child.ask(question)
     try:
-        while "piece" in (message := pieces.get()):
+        while True:
+            try:
+                message = pieces.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                yield ""
+                continue
+            child.check(message)
+            if "piece" not in message:
+                break
             yield message["piece"]
-        child.check(message)
-        if message["end"] is not None:
-            raise _error(message["end"])
     finally:
         child.give_up(name)
+    if "failure" in message:
+        raise _error(message["failure"])
+    return Written.model_validate(message["written"])
+
+
+def complete(errand: Errand, artifacts: str) -> Pieces:
+    """A person's question."""
+    order = errand.order
+    assert isinstance(order, CompleteErrand)
+    *before, question = order.turns
+    return infer(
+        Question(
+            run_id=errand.run_id,
+            spec=errand.spec,
+            artifacts=artifacts,
+            before=tuple(before),
+            text=question.content,
+            adapter_path=order.adapter_path,
+            sample=order.sample,
+        )
+    )
+
+
+ERRANDS: dict[str, ErrandHandler] = {"complete": complete}
 
 
 @cache

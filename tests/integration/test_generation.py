@@ -15,7 +15,7 @@ import torch
 from reflux.artifacts import Artifacts
 from reflux.commands import Chunk, ExportModel
 from reflux.errors import Retriable, Stopped, Terminal
-from reflux.records import Answer, Prompt
+from reflux.records import Answer, Message, Prompt
 from reflux.stages import Stage
 from reflux.task import Task
 from services.gpu_trainer import adapters, infer
@@ -201,7 +201,7 @@ def test_a_question_goes_before_the_batch_work_at_the_next_chunk(tiny: Path, ben
     said = [place for place, thing in enumerate(events) if thing not in names]
     assert events[0] == names[0]
     assert said == list(range(1, len(said) + 1))
-    assert events[said[-1]] is None
+    assert events[said[-1]].finish_reason in ("stop", "length")
     twin_store = copied(store)
     twin = generate(make_task(twin_store, spec, generate_command()), bench)
     assert answers_of(store, event.chunks) == answers_of(twin_store, twin.chunks)
@@ -216,13 +216,36 @@ def test_a_question_that_fails_or_is_left_does_not_hold_up_the_work(tiny: Path, 
     no_adapter = question.model_copy(update={"adapter_path": "not/there"})
     for each in (nowhere, no_adapter):
         bench.questions.put(asked(each, left, ends))
-    leaving = asked(question, left, ends)
-    leaving.given_up = True
+
+    def leave(piece: str) -> None:
+        left.append(piece)
+        leaving.given_up = True
+
+    leaving = Asked(question, say=leave, end=ends.append)
     bench.questions.put(leaving)
+    bench.questions.put(asked(question.model_copy(update={"text": "write " * 1000}), left, ends))
     infer.answer_waiting(bench)
-    assert [end and end.code for end in ends] == ["model_not_found", "internal", None]
+    assert [end and end.code for end in ends] == ["model_not_found", "internal", None, "prompt_too_long"]
     assert len(left) == 1
     assert generate(make_task(store, spec, generate_command(sets=("dev",))), bench).tokens > 0
+
+
+def test_a_conversation_is_answered_by_all_its_turns(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    spec = make_spec(tiny)
+    before = (Message(role="user", content="Write."), Message(role="assistant", content="int x;"))
+    question = Question(run_id="r2", spec=spec, artifacts=store.url, text="Again.")
+    pieces: list[str] = []
+    alone = infer.answer(question, bench, pieces.append)
+    together = infer.answer(question.model_copy(update={"before": before}), bench, pieces.append)
+    student = bench.load(make_task(store, spec, generate_command()))
+    turns = [
+        {"role": "system", "content": SYSTEM},
+        *(turn.model_dump() for turn in before),
+        {"role": "user", "content": "Again."},
+    ]
+    ids = student.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert (together.usage.prompt, together.usage.prompt > alone.usage.prompt) == (len(ids), True)
+    assert together.usage.answer <= 24
 
 
 # Export and models

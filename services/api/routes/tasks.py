@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
 from reflux.views import WorkerView
-from services.api import tasks
+from services.api import errand_desk, tasks
 from services.api.auth import Worker
 from services.api.session import Configured, Database
 from services.api.tables import TaskRow, WorkerRow
@@ -16,6 +16,7 @@ router = APIRouter(prefix="/v1", tags=["workers"])
 @router.post("/workers", status_code=204)
 def register(_: Worker, session: Database, body: Registration) -> Response:
     tasks.register(session, body)
+    errand_desk.release(session, body.name, body.incarnation)
     session.commit()
     return Response(status_code=204)
 
