@@ -41,15 +41,14 @@ def _follow(key: str, callback: Callback) -> None:
     listener: Listener = shell.state().listener
     watching = listener.watched(key)
     rung = watching.__enter__()
-    following = background_tasks.create(
-        _told(client, place, rung, REST_SECONDS[key != ANY], callback), name=f"follow {key or 'all'}"
-    )
+    told = _told(client, place, shell.visitor(), rung, REST_SECONDS[key != ANY], callback)
+    following = background_tasks.create(told, name=f"follow {key or 'all'}")
     following.add_done_callback(lambda _: watching.__exit__(None, None, None))
     client.on_delete(following.cancel)
 
 
-async def _told(client: Client, place: Element, rung: asyncio.Event, rest: float, callback: Callback) -> None:
-    seen_at, visitor = time.monotonic(), shell.visitor()
+async def _told(client: Client, place: Element, visitor: Visitor, rung: asyncio.Event, rest: float, callback: Callback) -> None:
+    seen_at = time.monotonic()
     while True:
         await rung.wait()
         await client.connected()

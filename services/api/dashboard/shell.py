@@ -10,6 +10,7 @@
 A page is a function in the table of `dashboard/__init__.py`. What a problem says is drawn in its place, with its HTTP status.
 """
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -158,17 +159,20 @@ def leave(sign_in: str) -> None:
             client.open("/sign-in")
 
 
-def heading(text: str, level: int = 2) -> ui.element:
-    with ui.element(f"h{level}") as made:
-        ui.html(_escaped(text), sanitize=False, tag="span")
-    return made
+def heading(words: str, level: int = 2) -> ui.html:
+    return text(words, f"h{level}")
+
+
+def text(words: str, tag: str = "span", classes: str = "") -> ui.html:
+    """Plain words in an element of this tag; nothing in them is read as HTML."""
+    return ui.html(html.escape(words), sanitize=False, tag=tag).classes(classes)
 
 
 def chip(look: Any, **attributes: str) -> ui.element:
     """A word with its icon and colour; `look` is one of words.py."""
     with ui.element("span").classes(f"chip tone-{look.tone}") as made:
         ui.icon(look.icon).props("aria-hidden=true")
-        ui.html(_escaped(look.word), sanitize=False, tag="span")
+        text(look.word)
     if look.told:
         made.props["title"] = look.told
     for name, value in attributes.items():
@@ -178,17 +182,17 @@ def chip(look: Any, **attributes: str) -> ui.element:
 
 def _header(here: str) -> None:
     with ui.element("a").props('href="#main"').classes("skip"):
-        ui.html("Skip to content", sanitize=False, tag="span")
+        text("Skip to content")
     with ui.element("header").classes("top"):
         with ui.element("a").props('href="/" aria-label="Reflux, all runs"').classes("brand"):
             ui.html(MARK, sanitize=False, tag="span").props("aria-hidden=true")
-            ui.html("Reflux", sanitize=False, tag="span").classes("brand-name")
+            text("Reflux", classes="brand-name")
         with ui.element("nav").props('aria-label="Pages"').classes("places"):
             for name, path, word, icon in PLACES:
                 current = ' aria-current="page"' if name == here else ""
                 with ui.element("a").props(f'href="{path}"{current} title="{word}"').classes("place"):
                     ui.icon(icon).props("aria-hidden=true")
-                    ui.html(word, sanitize=False, tag="span")
+                    text(word)
         _who()
 
 
@@ -221,10 +225,6 @@ def _who() -> None:
 async def _in_thread(work: Callable[[], T]) -> T:
     done: T = await run.io_bound(work)  # type: ignore[assignment]  # None only once the server shuts down
     return done
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 MARK = (
