@@ -112,9 +112,13 @@ def metrics_after(
     ]
 
 
-def newest_logs(session: Session, run_id: str, *, limit: int, service: str | None, level: str | None) -> list[LogView]:
-    """The last lines, the oldest of them first."""
-    query = select(LogRow).where(LogRow.run_id == run_id).order_by(LogRow.id.desc()).limit(limit)
+def last_log(session: Session, run_id: str) -> int:
+    return session.scalar(select(func.max(LogRow.id)).where(LogRow.run_id == run_id)) or 0
+
+
+def newest_logs(session: Session, run_id: str, *, upto: int, limit: int, service: str | None, level: str | None) -> list[LogView]:
+    """The last lines up to the one `upto`, the oldest of them first."""
+    query = select(LogRow).where(LogRow.run_id == run_id, LogRow.id <= upto).order_by(LogRow.id.desc()).limit(limit)
     if service:
         query = query.where(LogRow.service == service)
     if level:
@@ -130,11 +134,14 @@ def log_counts(session: Session, run_id: str) -> dict[tuple[str, str], int]:
     return {(service, level): count for service, level, count in session.execute(query)}
 
 
-def works(session: Session, run_id: str) -> list[Work]:
-    """Every task of the run, in the order in which they were given."""
+def works(session: Session, run_id: str, since: datetime | None = None) -> list[Work]:
+    """The run's tasks in the order in which they were given; with `since` those alone that were open then, or are new."""
     columns = (TaskRow.key, TaskRow.kind, TaskRow.stage, TaskRow.epoch, TaskRow.status, TaskRow.worker)
     times = (TaskRow.due_at, TaskRow.claimed_at, TaskRow.ended_at)
-    return [Work(*row) for row in session.execute(select(*columns, *times).where(TaskRow.run_id == run_id).order_by(TaskRow.id))]
+    query = select(*columns, *times).where(TaskRow.run_id == run_id).order_by(TaskRow.id)
+    if since is not None:
+        query = query.where(TaskRow.ended_at.is_(None) | (TaskRow.ended_at > since))
+    return [Work(*row) for row in session.execute(query)]
 
 
 def statuses(session: Session, run_id: str) -> list[tuple[str, datetime]]:
@@ -148,3 +155,8 @@ def _finite(value: float) -> float | None:
 
 def _log(row: LogRow) -> LogView:
     return LogView(id=row.id, at=row.at, task=row.task, service=row.service, level=row.level, line=row.line)
+
+
+def now(session: Session) -> datetime:
+    found: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return found

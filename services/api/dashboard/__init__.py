@@ -7,12 +7,14 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match, Mount
 from starlette.types import Scope
 
-from services.api.dashboard import runs, shell, signin, style
+from services.api.dashboard import downloads, run, runs, shell, signin, style
 from services.api.dashboard.door import Door
 from services.api.rates import Buckets
 
 PAGES = {
     "/": runs.show,
+    "/system": system.show,
+    "/runs/{run_id}": run.show,
 }
 OF_REST = ("/v1/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 GUESSES_PER_MINUTE = 20
@@ -39,6 +41,7 @@ def install(app: FastAPI) -> None:
     nicegui_app.colors(primary="#2f7d8c", secondary="#5b6b7a", accent="#2f7d8c", positive="#2e7d4f", negative="#b3372f")
     for path, show in PAGES.items():
         ui.page(path, response_timeout=30)(show)
+    nicegui_app.add_api_route(downloads.PATH, downloads.download)
     ui.add_head_html(f'<link rel="stylesheet" href="{style.address()}">', shared=True)
     ui.run_with(
         app,
