@@ -170,7 +170,7 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """What the product's own processes are told; `ports` say where the servers are."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("REFLUX_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("REFLUX_") or k == "REFLUX_TEACHER_ENDPOINTS"}
         (self.folder / "artifacts").mkdir(exist_ok=True)
         teacher = {"REFLUX_TEACHER_URL": f"http://127.0.0.1:{self.ports['teacher']}"} if self.teacher_answers else {}
         return (

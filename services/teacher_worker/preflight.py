@@ -168,10 +168,15 @@ def _teacher(spec: RunSpec) -> Iterator[Check]:
     elif teacher.answers_uri:
         yield _recorded(teacher.answers_uri)
         return
-    if teacher.skip_check:
-        yield Check("teacher", "warning", "not asked, as teacher.skip_check says")
-        return
-    yield _asked(spec)
+    yield _not_asked(teacher) if teacher.skip_check else _asked(spec)
+
+
+def _not_asked(teacher: Teacher) -> Check:
+    try:
+        teacher_for(teacher)
+    except RefluxError as error:
+        return _failed("teacher", error)
+    return Check("teacher", "warning", "not asked, as teacher.skip_check says")
 
 
 def _asked(spec: RunSpec) -> Check:

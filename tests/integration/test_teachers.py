@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from reflux.commands import Correct, Teach
+from reflux.commands import Correct, Preflight, Teach
 from reflux.errors import Terminal
 from reflux.records import Answer, Prompt, Verdict
 from reflux.spec import Teacher
 from reflux.stages import Stage
-from services.teacher_worker.teachers import CallFailed, Client, Reply, teacher_for
+from services.teacher_worker.preflight import checks
+from services.teacher_worker.teachers import CallFailed, Client, Reply, endpoint, teacher_for
 from services.teacher_worker.teaching import code_only, correct, teach
 from tests.teacher_tasks import StandIn, spec, stand_in, task, write_jsonl
 
@@ -155,6 +156,50 @@ def test_an_endpoint_without_its_v1(stand: StandIn) -> None:
 def test_an_endpoint_that_is_no_url(stand: StandIn, provider: str, url: str) -> None:
     with pytest.raises((Terminal, CallFailed)):
         ask(teacher_at(stand.url, provider, endpoint_url=url))
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed", "may"),
+    [
+        ("http://localhost:11434/v1", "", True),
+        ("http://127.0.0.1:8000", "", True),
+        ("http://[::1]:8000/v1", "", True),
+        ("http://169.254.169.254/latest", "", False),
+        ("http://vllm.internal:8000/v1", "", False),
+        ("http://2130706433/v1", "", False),
+        ("http://127.0.0.1@vllm.internal/v1", "", False),
+        ("http://vllm.internal\\@127.0.0.1/v1", "", False),
+        ("https://localhost.vllm.internal/v1", "", False),
+        ("http://VLLM.internal:8000/v1", "other.internal, vllm.internal", True),
+        ("http://vllm.internal:8000/v1", "vllm.internal:8000", True),
+        ("http://vllm.internal:22/v1", "vllm.internal:8000", False),
+        ("https://a.models.example.com", "*.models.example.com", True),
+        ("https://models.example.com.evil.org", "*.models.example.com", False),
+        ("http://10.0.0.7/v1", "*", True),
+    ],
+)
+def test_only_servers_that_the_operator_allows_are_asked(
+    monkeypatch: pytest.MonkeyPatch, url: str, allowed: str, may: bool
+) -> None:
+    monkeypatch.setenv("REFLUX_TEACHER_ENDPOINTS", allowed)
+    if may:
+        endpoint.check(url)
+        return
+    for teacher in (*(teacher_at(url, provider) for provider in PROVIDERS), Teacher(provider="recorded", endpoint_url=url)):
+        error = terminal(teacher)
+        assert error.code == "invalid_spec"
+        assert "endpoint_url" in error.hint
+
+
+def test_a_server_that_is_not_allowed_fails_the_validation(tmp_path: Path) -> None:
+    elsewhere = {"provider": "openai", "endpoint_url": "http://vllm.internal/v1", "skip_check": True}
+    hand = task(tmp_path, Preflight(stage=Stage.VALIDATING), spec(teacher=elsewhere))
+    found = next(check for check in checks(hand.spec, hand.artifacts, list) if check.name == "teacher")
+    assert (found.status, found.code, found.message) == (
+        "failed",
+        "invalid_spec",
+        "The teacher workers may not ask vllm.internal",
+    )
 
 
 def test_an_unknown_profile(stand: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from reflux.errors import Terminal
 from reflux.secret import secret
 from reflux.spec import Teacher
 from services.teacher_worker.limiter import Limiter
-from services.teacher_worker.teachers import bedrock, openai, recorded
+from services.teacher_worker.teachers import bedrock, endpoint, openai, recorded
 from services.teacher_worker.teachers.call import Converse
 
 CONNECTION = {
@@ -29,7 +29,9 @@ class Client:
 
 
 def teacher_for(teacher: Teacher) -> Client:
-    """The client of this teacher, made once a process. Terminal where none can be made."""
+    """The client of this teacher, made once a process. Terminal where none can be made, or the operator does not allow it."""
+    if teacher.endpoint_url and not (teacher.provider == "recorded" and teacher.answers_uri):
+        endpoint.check(teacher.endpoint_url)
     connection = Teacher.model_validate(teacher.model_dump(include=CONNECTION))
     with _making:
         match teacher.provider:
