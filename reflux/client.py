@@ -18,6 +18,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
+from reflux.completions import Checkpoint, CompletionRequest, CompletionView, Piece, Waiting
+from reflux.records import Message
 from reflux.views import (
     AnswerList,
     ArtifactList,
@@ -196,6 +198,23 @@ class Client:
                 time.sleep(min(0.1 * 2**losses, 5))
                 losses += 1
 
+    def complete(
+        self, run_id: str, prompt: str | Sequence[Message], *, checkpoint: Checkpoint = "best", **options: Any
+    ) -> Iterator[Waiting | Piece | CompletionView]:
+        """Ask a student: what it waits for and what it writes, as it happens, and the whole answer last.
+
+        `options` are those of CompletionRequest. Leaving off ends the generation. It is not tried again.
+        """
+        asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": tuple(prompt)}
+        request = CompletionRequest(run=run_id, checkpoint=checkpoint, stream=True, **asked, **options)
+        body = request.model_dump(mode="json", exclude_none=True)
+        try:
+            with self.http.stream("POST", "/v1/completions", json=body, timeout=30) as response:
+                _raise_for_problem(response)
+                yield from _completion(response.iter_lines())
+        except httpx.TransportError as error:
+            raise Unreachable(f"The answer of {self.http.base_url} broke off: {error}") from error
+
     def wait(self, run_id: str, seconds: float | None = None) -> RunView:
         """The run once it is over. TimeoutError after `seconds`."""
         until = None if seconds is None else time.monotonic() + seconds
@@ -225,6 +244,22 @@ class Client:
                 time.sleep(min(float(response.headers.get("Retry-After", 0)), 60))
             time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _completion(lines: Iterator[str]) -> Iterator[Waiting | Piece | CompletionView]:
+    """What a stream of Server-Sent Events tells; its problem is raised."""
+    kinds: dict[str, type[Waiting | Piece | CompletionView]] = {"waiting": Waiting, "piece": Piece, "end": CompletionView}
+    kind = ""
+    for line in lines:
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            data = line.removeprefix("data: ")
+            if kind == "error":
+                raise ApiError(Problem.model_validate_json(data))
+            yield kinds[kind].model_validate_json(data)
+    if kind != "end":
+        raise httpx.RemoteProtocolError("it had no end")
 
 
 def _given(filters: Mapping[str, str | int | None]) -> dict[str, str | int]:

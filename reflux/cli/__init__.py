@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from reflux.cli import data, doctor, run, score, up, verify
+from reflux.cli import ask, data, doctor, run, score, up, verify
 from reflux.cli.output import err
 from reflux.client import ApiError, Unreachable
 
@@ -20,6 +20,7 @@ app.command("up")(up.up)
 app.command("demo")(up.demo)
 app.command("doctor")(doctor.doctor)
 app.command("score")(score.score)
+app.command("ask")(ask.ask)
 app.command("verify-cleanup")(verify.verify_cleanup)
 
 

@@ -42,7 +42,7 @@ def score(
         if json:
             typer.echo(one.verdict.model_copy(update={"prompt_id": one.name}).model_dump_json())
         else:
-            _show(one.name, one.verdict, minimum)
+            show(one.name, one.verdict, minimum)
     low = [one for one in scored if one.verdict.overall < minimum]
     if not json and len(scored) > 1:
         mean = sum(one.verdict.overall for one in scored) / len(scored)
@@ -84,7 +84,7 @@ def _rubric(spec: Path | None, include: list[Path], *, misra: bool) -> Rubric:
     return rubric.model_copy(update={"include_dirs": folders, "misra": misra or rubric.misra})
 
 
-def _show(name: str, verdict: Verdict, minimum: float) -> None:
+def show(name: str, verdict: Verdict, minimum: float) -> None:
     """The scores, then each line of code that lost points with the reasons below it, then what is about no line."""
     colour = "green" if verdict.overall >= minimum else "red"
     parts = "  ".join(f"{part} {getattr(verdict, part):.1f}" for part in PARTS)

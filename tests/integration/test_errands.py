@@ -123,12 +123,12 @@ def test_what_is_said_is_heard_at_once_and_each_piece_once(control_plane: Stack,
     assert hand.say(errand, "int ")
     eventually(lambda: asker.text() == "int ", 10, "the piece was not heard")
     assert hand.say(errand, "x\0", at=4)
-    assert hand.end(errand, ";", at=6)
+    assert hand.end(errand, "\N{LINE SEPARATOR};", at=6)
     end = asker.ended()
-    assert asker.text() == end["text"] == "int x\N{REPLACEMENT CHARACTER};"
+    assert asker.text() == end["text"] == "int x\N{REPLACEMENT CHARACTER}\N{LINE SEPARATOR};"
     assert (end["run"], end["checkpoint"], end["finish_reason"], end["verdict"]) == (run_id, "base", "stop", None)
     assert end["usage"] == {"prompt": 7, "answer": 2}
-    assert not hand.say(errand, "late", at=7), "it is over"
+    assert not hand.say(errand, "late", at=8), "it is over"
 
 
 def test_a_conversation_keeps_its_turns_and_brings_its_own_system(control_plane: Stack, hand: Hand, run_id: str) -> None:

@@ -1,9 +1,11 @@
 """POST /v1/completions: a question to a checkpoint, with its answer as it is written."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from sse_starlette.sse import EventSourceResponse
 
 from reflux.completions import CompletionRequest, CompletionView, Piece
@@ -46,6 +48,11 @@ async def _events(errands: Errands, asked: Asked) -> AsyncIterator[bytes]:
         async with aclosing(errands.follow(asked)) as events:
             async for event in events:
                 name = "piece" if isinstance(event, Piece) else "end" if isinstance(event, CompletionView) else "waiting"
-                yield f"event: {name}\ndata: {event.model_dump_json()}\n\n".encode()
+                yield _sent(name, event)
     except ProblemError as error:
-        yield f"event: error\ndata: {error.problem.model_dump_json()}\n\n".encode()
+        yield _sent("error", error.problem)
+
+
+def _sent(name: str, told: BaseModel) -> bytes:
+    # In ASCII: some readers of lines also end them at U+2028 and its like, which a student may write.
+    return f"event: {name}\ndata: {json.dumps(told.model_dump(mode='json'))}\n\n".encode()
