@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 
 from reflux.artifacts import Artifacts
-from reflux.commands import Command
+from reflux.commands import Command, Teach
+from reflux.records import Prompt
 from reflux.spec import RunSpec
+from reflux.stages import Stage
 from reflux.task import Task
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "automotive"
+COUNT = 40  # prompts that the recorded teacher of the tests has two answers to
 
 
 def spec(**sections: Any) -> RunSpec:
@@ -31,6 +34,29 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return f"file://{path}"
+
+
+def prompt_text(i: int) -> str:
+    return f"Write the C function number {i:03d}, please."
+
+
+def answer_text(i: int, variant: int = 0) -> str:
+    return f"```c\nint f_{i:03d}(void)\n{{\n    return {variant};\n}}\n```"
+
+
+def asking(url: str, **teacher: Any) -> RunSpec:
+    """A spec whose teacher is the stand-in at `url`."""
+    fields = {"provider": "recorded", "endpoint_url": url, "backoff_seconds": 0.02, "timeout_seconds": 5}
+    return spec(teacher=fields | teacher)
+
+
+def teach_task(folder: Path, run_spec: RunSpec, attempt: int = 1, count: int = COUNT, stop: int = COUNT) -> Task:
+    """To teach the prompts below `stop` of `count` practice prompts."""
+    command = Teach(stage=Stage.TEACHING, shard=0, start=0, stop=stop, prompts_path="prompts.jsonl")
+    hand = task(folder, command, run_spec, attempt)
+    rows = [Prompt(id=f"p{i:03d}", text=prompt_text(i), set="practice", family=f"f{i}") for i in range(count)]
+    hand.artifacts.write_rows("prompts.jsonl", [*rows, Prompt(id="t", text="Never asked", set="test", family="t")])
+    return hand
 
 
 class StandIn:

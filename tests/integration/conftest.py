@@ -9,6 +9,7 @@ from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.worker import Api
 from tests.integration.by_hand import HandWorker
+from tests.teacher_tasks import COUNT, StandIn, answer_text, prompt_text, stand_in, write_jsonl
 
 TIMES = {"REFLUX_LEASE": "PT2S", "REFLUX_GRACE": "PT2S", "REFLUX_BEAT": "PT0.5S", "REFLUX_RING_AGAIN": "PT1S"}
 
@@ -30,3 +31,28 @@ def worker(control_plane: Stack) -> Iterator[HandWorker]:
     api = Api(control_plane.api_url, control_plane.keys["worker"])
     with api.http:
         yield HandWorker(api, control_plane)
+
+
+@pytest.fixture(scope="session")
+def answers_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("answers") / "teacher.jsonl"
+    answers = [
+        {"prompt_id": f"p{i:03d}", "prompt": prompt_text(i), "answers": [answer_text(i, 0), answer_text(i, 1)]}
+        for i in range(COUNT)
+    ]
+    write_jsonl(path, answers)
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(answers_file: Path) -> Iterator[StandIn]:
+    with stand_in(answers_file) as found:
+        yield found
+
+
+@pytest.fixture
+def teacher(running: StandIn) -> StandIn:
+    """The module's recorded teacher, well behaved again."""
+    running.behave()
+    running.forget()
+    return running

@@ -14,13 +14,9 @@ from reflux.stages import Stage
 from reflux.task import Task
 from services.teacher_worker.purse import worst
 from services.teacher_worker.teaching import teach
-from tests.teacher_tasks import StandIn, spec, stand_in, write_jsonl
+from tests.teacher_tasks import StandIn, prompt_text, spec, stand_in, write_jsonl
 
 COUNT = 30
-
-
-def prompt_text(i: int) -> str:
-    return f"Write the C function number {i:03d}, please."
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +25,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     write_jsonl(path, [{"prompt": prompt_text(i), "answers": [f"```c\nint f_{i:03d};\n```" * 4]} for i in range(COUNT)])
     with stand_in(path) as found:
         yield found
-
-
-@pytest.fixture
-def teacher(running: StandIn) -> StandIn:
-    running.behave()
-    running.forget()
-    return running
 
 
 def asking(url: str, **fields: Any) -> RunSpec:
