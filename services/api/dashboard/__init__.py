@@ -1,5 +1,8 @@
 """The dashboard: pages on the API's own app, at `/`. What they show and do, they do by the functions that REST stands on."""
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import FastAPI
 from nicegui import app as nicegui_app
 from nicegui import ui
@@ -7,11 +10,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match, Mount
 from starlette.types import Scope
 
-from services.api.dashboard import downloads, run, runs, shell, signin, style
+from services.api.dashboard import downloads, run, runs, shell, signin, style, system
 from services.api.dashboard.door import Door
 from services.api.rates import Buckets
 
-PAGES = {
+PAGES: dict[str, Callable[..., Any]] = {
     "/": runs.show,
     "/system": system.show,
     "/runs/{run_id}": run.show,

@@ -49,8 +49,8 @@ RECIPES = {"distill": "Distil a teacher", "finetune": "Fine-tune on rows", "job"
 WORKERS = {"teacher_worker": "Teacher worker", "evaluator": "Evaluator", "gpu_trainer": "GPU trainer"}
 
 TASKS = {
+    "preflight": "checks what it can reach",
     "provision": "gets a machine",
-    "validate": "checks what it can reach",
     "prepare": "makes the dataset",
     "teach": "asks the teacher",
     "train": "trains the student",
@@ -62,7 +62,6 @@ TASKS = {
     "review": "waits for a person",
     "compare": "compares base and student",
     "export_model": "exports the model",
-    "report": "writes the report",
     "deliver": "delivers to the targets",
     "clean_up": "cleans up",
 }
