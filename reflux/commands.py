@@ -216,6 +216,7 @@ class Deliver(Order):
 
     kind: Literal["deliver"] = "deliver"
     model_path: str
+    train_path: str | None = None
     summary: Summary
 
     @property
@@ -233,6 +234,7 @@ class CleanUp(Order):
     keep_prefixes: tuple[str, ...] = ()
     discard: bool = False
     resource_ids: tuple[str, ...] = ()
+    prompts_path: str | None = None
     summary: Summary
 
     @property

@@ -327,7 +327,13 @@ def export(run: Run) -> Step:
 
 def deliver(run: Run, path: str) -> Step:
     return run.but(stage=Stage.EXPORTING), [
-        Deliver(stage=Stage.EXPORTING, epoch=run.epoch, model_path=path, summary=summary(run))
+        Deliver(
+            stage=Stage.EXPORTING,
+            epoch=run.epoch,
+            model_path=path,
+            train_path=run.dataset.train_path if run.dataset else None,
+            summary=summary(run),
+        )
     ]
 
 
@@ -339,6 +345,7 @@ def clean_up(run: Run, outcome: Outcome) -> Step:
             epoch=run.epoch,
             discard=run.discard,
             resource_ids=run.resource_ids,
+            prompts_path=run.dataset.prompts_path if run.dataset else None,
             summary=summary(run),
         )
     ]

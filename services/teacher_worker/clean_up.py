@@ -78,7 +78,7 @@ def clean_up(task: Task) -> CleanedUp:
     instance = _instance(command.resource_ids)
     manual = bool(errors) or instance is not None
     try:
-        write_report(task.artifacts, task.run_id, command.summary)
+        write_report(task.artifacts, task.run_id, command.summary, command.prompts_path)
     except (RefluxError, OSError) as error:
         warnings.append(f"The report was not written: {error}")
     task.artifacts.put_json(f"{folder}/training_summary.json", command.summary)

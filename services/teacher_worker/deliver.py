@@ -62,7 +62,7 @@ def _gather(task: Task, command: Deliver, results: Path) -> None:
             part.rename(results / part.name)
         exported.rmdir()
     if (results / "adapter").is_dir():
-        card = model_card(task.spec, command.summary, licences(task.artifacts, task.run_id))
+        card = model_card(task.spec, command.summary, licences(task.artifacts, command.train_path))
         (results / "adapter" / "README.md").write_text(card, encoding="utf-8")
     (results / "training_summary.json").write_text(command.summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -91,12 +91,13 @@ def model_card(spec: RunSpec, summary: Summary, sources: Counter[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def licences(artifacts: Artifacts, run_id: str) -> Counter[str]:
-    """Training rows by the licence that their source file states."""
-    folder = f"{run_folder(run_id)}/tasks/prepare"
-    path = next((path for path in reversed(artifacts.paths(folder)) if path.endswith("/train.jsonl")), None)
-    rows = artifacts.read_rows(path, Example) if path else ()
-    return Counter(row.lineage.licence or ("uploaded" if row.lineage.origin == "upload" else "not stated") for row in rows)
+def licences(artifacts: Artifacts, train_path: str | None) -> Counter[str]:
+    """Training rows by the licence that their source file states. Empty where they are not there any more."""
+    rows = artifacts.read_rows(train_path, Example) if train_path else ()
+    try:
+        return Counter(row.lineage.licence or ("uploaded" if row.lineage.origin == "upload" else "not stated") for row in rows)
+    except FileNotFoundError:
+        return Counter()
 
 
 def _making(spec: RunSpec, summary: Summary) -> Iterator[str]:

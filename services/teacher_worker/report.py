@@ -27,13 +27,13 @@ class Shown:
     best: Verdict | None
 
 
-def write_report(artifacts: Artifacts, run_id: str, summary: Summary) -> None:
-    """Write runs/<id>/report.md and the plots that it shows, below runs/<id>/report/."""
+def write_report(artifacts: Artifacts, run_id: str, summary: Summary, prompts_path: str | None) -> None:
+    """Write runs/<id>/report.md and the plots that it shows, below runs/<id>/report/. A fork's prompts lie in another run."""
     folder = run_folder(run_id)
     plots = dict(_plots(summary))
     for name, figure in plots.items():
         artifacts.put(f"{folder}/report/{name}.png", _png(figure))
-    text = "\n\n".join(_sections(summary, tuple(plots), shown_prompts(artifacts, run_id)))
+    text = "\n\n".join(_sections(summary, tuple(plots), shown_prompts(artifacts, run_id, prompts_path)))
     artifacts.put(f"{folder}/report.md", (text + "\n").encode())
 
 
@@ -53,13 +53,12 @@ def verdict_of(summary: Summary) -> str:
     return f"Nothing was gained that can be told from chance: {interval} {where}."
 
 
-def shown_prompts(artifacts: Artifacts, run_id: str) -> list[Shown]:
-    """Up to three test prompts of different domains. Empty where no test answers were scored."""
+def shown_prompts(artifacts: Artifacts, run_id: str, prompts_path: str | None) -> list[Shown]:
+    """Up to three test prompts of different domains. Empty where no test answers were scored, or the prompts are gone."""
     folder = f"{run_folder(run_id)}/tasks"
     paths = artifacts.paths(folder)
     scored = {model: _first_verdicts(artifacts, paths, folder, model) for model in ("base", "best")}
-    prompts_path = next((path for path in reversed(paths) if re.search(r"/prepare/attempt-\d+/prompts\.jsonl$", path)), None)
-    if prompts_path is None or not any(scored.values()):
+    if prompts_path is None or not any(scored.values()) or not artifacts.exists(prompts_path):
         return []
     tests = [prompt for prompt in artifacts.read_rows(prompts_path, Prompt) if prompt.set == "test"]
     tests = [prompt for prompt in tests if any(prompt.id in verdicts for verdicts in scored.values())]

@@ -9,7 +9,7 @@ import pytest
 from reflux.artifacts import Artifacts
 from reflux.commands import CleanUp, Deliver
 from reflux.errors import Retriable, Terminal
-from reflux.records import Prompt, Verdict
+from reflux.records import Example, Lineage, Message, Prompt, Verdict
 from reflux.stages import Stage
 from reflux.summary import Comparison, EpochMetrics, Estimate, Scores, Summary, Usage
 from services.teacher_worker.clean_up import clean_up
@@ -156,7 +156,8 @@ def test_the_report_shows_three_test_prompts_with_their_scores(tmp_path: Path) -
     store = Artifacts(f"file://{tmp_path}")
     domains = ("zzz", "avb", "tsn", "tsn")
     rows = [Prompt(id=f"p{i}", text=f"Ask {i}", domain=d, set="test", family=f"f{i}") for i, d in enumerate(domains)]
-    store.write_rows("runs/r1/tasks/prepare/attempt-1/prompts.jsonl", rows)
+    prompts_path = "runs/r0/tasks/prepare/attempt-1/prompts.jsonl"  # r1 is a fork
+    store.write_rows(prompts_path, rows)
     for model, overall in (("base", 3.0), ("best", 8.5)):
         part = {"syntax": overall, "protocol": overall, "safety": overall, "style": overall}
         verdicts = [
@@ -164,7 +165,7 @@ def test_the_report_shows_three_test_prompts_with_their_scores(tmp_path: Path) -
             for i in range(4)
         ]
         store.write_rows(f"runs/r1/tasks/score-002-{model}-test-0000/attempt-1/verdicts.jsonl", verdicts)
-    write_report(store, "r1", summary(comparison=comparison(-0.5, 1.5), warnings=("Mind the gap",)))
+    write_report(store, "r1", summary(comparison=comparison(-0.5, 1.5), warnings=("Mind the gap",)), prompts_path)
     text = store.get("runs/r1/report.md").decode()
     assert [line for line in text.split("\n") if line.startswith("### ")] == ["### avb: p1", "### tsn: p2", "### zzz: p0"]
     assert "**Base: 3.0**" in text
@@ -173,11 +174,14 @@ def test_the_report_shows_three_test_prompts_with_their_scores(tmp_path: Path) -
     for name in ("scores", "correction_rate", "base_and_best"):
         assert f"(report/{name}.png)" in text
         assert store.get(f"runs/r1/report/{name}.png").startswith(b"\x89PNG")
+    store.delete(prompts_path)
+    write_report(store, "r1", summary(comparison=comparison(-0.5, 1.5)), prompts_path)
+    assert "###" not in store.get("runs/r1/report.md").decode()
 
 
 def test_a_run_that_failed_early_still_has_a_report(tmp_path: Path) -> None:
     store = Artifacts(f"file://{tmp_path}")
-    write_report(store, "r1", summary(outcome="failed", epochs=(), best_epoch=None, error="gpu_missing: none"))
+    write_report(store, "r1", summary(outcome="failed", epochs=(), best_epoch=None, error="gpu_missing: none"), None)
     assert "gpu_missing: none" in store.get("runs/r1/report.md").decode()
 
 
@@ -186,7 +190,7 @@ def test_the_report_holds_the_estimate_against_the_truth(tmp_path: Path) -> None
     first = epoch(1).model_copy(update={"usage": Usage(calls=4, input_tokens=400, output_tokens=40, cost_usd=0.5)})
     usage = Usage(calls=10, reused=2, at_risk=1, input_tokens=1000, output_tokens=100, cost_usd=1.25)
     expected = Estimate(calls=12, input_tokens=900, output_tokens=90, cost_usd=1.5, most_calls=20, most_cost_usd=9.0)
-    write_report(store, "r1", summary(epochs=(first, epoch(2)), usage=usage, estimate=expected))
+    write_report(store, "r1", summary(epochs=(first, epoch(2)), usage=usage, estimate=expected), None)
     lines = store.get("runs/r1/report.md").decode().split("\n")
     for line in (
         "| teaching | 6 | 600 | 60 | $0.7500 |",
@@ -227,6 +231,18 @@ def test_results_go_to_every_target(tmp_path: Path) -> None:
         assert (folder / "merged/model.safetensors").read_bytes() == b"weights"
         assert "does not show whether anything was gained" in (folder / "adapter/README.md").read_text()
         assert (folder / "training_summary.json").is_file()
+
+
+def test_the_model_card_of_a_fork_tells_the_licences_of_the_first_run(tmp_path: Path) -> None:
+    hand = delivering(tmp_path)
+    lineage = Lineage(origin="source", licence="MIT")
+    row = Example(id="e", messages=(Message(role="user", content="?"),), family="f", lineage=lineage)
+    train_path = "runs/r0/tasks/prepare/attempt-2/train.jsonl"
+    hand.artifacts.write_rows(train_path, [row, row])
+    for path, said in ((train_path, "| MIT | 2 |"), ("runs/gone/train.jsonl", "Nothing is known about the training rows.")):
+        hand.command = hand.command.model_copy(update={"train_path": path})
+        deliver(hand)
+        assert said in hand.artifacts.get("runs/r1/adapter/README.md").decode()
 
 
 def test_a_target_that_fails_does_not_lose_the_others(tmp_path: Path) -> None:
