@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session, defer
 
 from reflux import leaks, prices
 from reflux.artifacts import Artifacts
+from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
 from reflux.run import Run
-from reflux.spec import FieldProblem, RunSpec
+from reflux.spec import FieldProblem, RunSpec, check
 from reflux.stages import Stage
-from reflux.views import Health, RunView, TaskView
-from services.api import files, progress
+from reflux.views import DryRun, Health, RunView, TaskView
+from services.api import catalogue, files, progress
 from services.api.advance import advance, append, lock
 from services.api.problems import ProblemError
 from services.api.progress import Task
@@ -64,6 +65,22 @@ def create(
             return known, False
     spec = spec.model_copy(update={"teacher": prices.priced(spec.teacher, table)})
     return insert(session, Run(id=new_id(session), spec=spec), by, idempotency_key, body_hash), True
+
+
+def checked(data: Any) -> RunSpec:
+    """The spec that `data` describes. 422 names all that is wrong with it."""
+    spec, problems = check(data)
+    if spec is None:
+        named = ", ".join(problem.field or "the spec" for problem in problems)
+        raise ProblemError(422, "invalid_spec", f"The spec is not valid: {named}.", "Correct what `errors` names.", problems)
+    return spec
+
+
+def dry_run(spec: RunSpec, table: prices.Table = prices.PRICES) -> DryRun:
+    """What a run by this spec would be, ask its teacher for, and need. Nothing is created."""
+    refuse_secrets(spec.model_dump(mode="json"))
+    spec = spec.model_copy(update={"teacher": prices.priced(spec.teacher, table)})
+    return DryRun(spec=spec.model_dump(mode="json"), estimate=estimate(spec), gpu_memory_gb=catalogue.memory_gb(spec))
 
 
 def refuse_secrets(spec: dict[str, Any]) -> None:

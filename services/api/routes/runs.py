@@ -7,16 +7,12 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
-from reflux import prices
-from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
-from reflux.spec import check
 from reflux.views import DryRun, EventList, RunList, RunView
-from services.api import catalogue, history, runs
+from services.api import history, runs
 from services.api.auth import Operator, Viewer
 from services.api.listening import Listener
 from services.api.pages import Pages
-from services.api.problems import ProblemError
 from services.api.session import Configured, Database, Reading, Stored
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -44,17 +40,10 @@ def create(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     dry_run: Annotated[bool, Query(description="Check and estimate only; nothing is created")] = False,
 ) -> RunView | DryRun:
-    checked, problems = check(spec)
-    if checked is None:
-        named = ", ".join(p.field or "the spec" for p in problems)
-        raise ProblemError(422, "invalid_spec", f"The spec is not valid: {named}.", "Correct what `errors` names.", problems)
-    table = request.app.state.prices
+    checked, table = runs.checked(spec), request.app.state.prices
     if dry_run:
-        runs.refuse_secrets(checked.model_dump(mode="json"))
-        checked = checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)})
         response.status_code = 200
-        needed = catalogue.memory_gb(checked)
-        return DryRun(spec=checked.model_dump(mode="json"), estimate=estimate(checked), gpu_memory_gb=needed)
+        return runs.dry_run(checked, table)
     row, new = runs.create(session, checked, by, idempotency_key or None, table)
     session.commit()
     response.status_code = 201 if new else 200
