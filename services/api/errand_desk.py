@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from reflux import leaks
@@ -49,6 +49,8 @@ def claim(session: Session, body: ErrandClaim, settings: Settings) -> Errand | N
     if worker.incarnation != body.incarnation:
         return None  # asked by one that is gone
     _seen(session, body.worker)
+    for row in session.scalars(_held_by(body.worker).with_for_update()).all():  # it has one at a time
+        _lost(session, row, failure("worker_lost", f"{body.worker} never heard of the question, or gave no account of it."))
     query = (
         select(ErrandRow)
         .where(
@@ -116,8 +118,6 @@ def fail(session: Session, errand_id: int, body: ErrandFailing) -> GoOn:
     if row is None:
         return GoOn(go_on=False)
     why = body.failure
-    if why.code == "handed_back":
-        row.attempt -= 1
     _lost(session, row, why.model_copy(update={"message": leaks.redacted(why.message), "log": leaks.redacted(why.log)}))
     return GoOn(go_on=False)
 
@@ -130,9 +130,7 @@ def cancel(session: Session, errand_ids: Sequence[int]) -> None:
 
 def release(session: Session, worker: str, incarnation: str) -> None:
     """A worker was started anew: what it had in hand before is for others."""
-    held = select(ErrandRow).where(
-        ErrandRow.worker == worker, ErrandRow.incarnation != incarnation, ErrandRow.status == "claimed"
-    )
+    held = _held_by(worker).where(ErrandRow.incarnation != incarnation)
     for row in session.scalars(held.with_for_update()).all():
         _lost(session, row, failure("worker_lost", f"{worker} was started anew while it worked on the question."))
 
@@ -156,6 +154,10 @@ def _held(session: Session, errand_id: int, attempt: int) -> ErrandRow | None:
     return row if row is not None and row.status == "claimed" and row.attempt == attempt else None
 
 
+def _held_by(worker: str) -> Select[ErrandRow]:
+    return select(ErrandRow).where(ErrandRow.worker == worker, ErrandRow.status == "claimed")
+
+
 def _note(session: Session, row: ErrandRow, body: Said) -> None:
     # A model may write NUL, which Postgres takes in no text.
     row.text = row.text[: body.at] + body.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -164,7 +166,7 @@ def _note(session: Session, row: ErrandRow, body: Said) -> None:
 
 def _lost(session: Session, row: ErrandRow, why: Failure) -> None:
     log.warning("errand_lost", errand=row.id, attempt=row.attempt, code=why.code, why=why.message)
-    if why.error_class != ErrorClass.RETRIABLE or row.attempt >= TRIES:
+    if why.error_class != ErrorClass.RETRIABLE or (row.attempt >= TRIES and why.code != "handed_back"):
         _give_up(session, row, why)
         return
     row.status, row.text, row.worker = "ready", "", None

@@ -48,6 +48,8 @@ def plant(client: Client, worker: HandWorker) -> str:
     assert client.http.get("/v1/runs", headers={"Authorization": f"Bearer {planted('bearer')}"}).status_code == 401
     assert client.http.post("/v1/datasets", content=planted("upload"), headers={"Content-Type": "text/csv"}).status_code == 422
     client.http.post("/v1/runs", content=b"{" + planted("body").encode(), headers={"Content-Type": "application/json"})
+    question = {"run": run.id, "checkpoint": "base", "messages": [{"role": "user", "content": planted("prompt")}]}
+    assert client.http.post("/v1/completions", json=question).json()["code"] == "secret_in_prompt"
     a = worker.take(run.id)
     worker.beat(a, logs=[{"line": f"calling with {planted('line')}"}])
     worker.fail(a, "access_denied", f"the store refused {planted('failure')}")
@@ -63,7 +65,7 @@ def test_a_secret_is_found_nowhere(plane: Stack) -> None:
         run_id = plant(client, worker)
         projected = plane.folder / "artifacts" / "runs" / run_id / "system-state.json"
         eventually(lambda: projected.exists() and "failed" in projected.read_text(), 20, "the run was not projected")
-        tables = ("runs", "events", "tasks", "logs", "metrics", "workers", "keys")
+        tables = ("runs", "events", "tasks", "logs", "metrics", "workers", "keys", "errands")
         places = {f"table {name}": str(worker.sql(f"select t::text from {name} t")) for name in tables}
         places["answers"] = json.dumps([client.http.get(path).json() for path in (f"/v1/runs/{run_id}", "/v1/keys")])
         places["log lines"] = json.dumps([row.line for row in client.logs(run_id).data])

@@ -3,7 +3,6 @@
 import json
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,12 +59,11 @@ class Hand:
 
 
 class Asker:
-    """A question with a streamed answer, read in a thread until it ends or `left` is set."""
+    """A question with a streamed answer, read in a thread to its end."""
 
     def __init__(self, stack: Stack, body: dict[str, Any]) -> None:
         self.stack, self.body = stack, body | {"stream": True}
         self.heard: list[tuple[str, dict[str, Any]]] = []
-        self.left = threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
@@ -91,8 +89,6 @@ class Asker:
                     name = line[7:]
                 elif line.startswith("data: "):
                     self.heard.append((name, json.loads(line[6:])))
-                if self.left.is_set():
-                    return
 
 
 @pytest.fixture
@@ -178,6 +174,15 @@ def test_a_silent_worker_s_errand_is_given_to_another_once(
     assert asker.ended()["text"] == asker.text() == "int x = 1;", "what was said before goes on"
 
 
+def test_a_claim_whose_answer_was_lost_is_answered_again(control_plane: Stack, hand: Hand, run_id: str) -> None:
+    asker = Asker(control_plane, ask(run_id))
+    unheard = hand.take()
+    again = hand.take()
+    assert (again.id, again.attempt) == (unheard.id, 2)
+    hand.end(again, "x")
+    assert asker.ended()["text"] == "x"
+
+
 def test_lost_twice_it_has_failed(control_plane: Stack, hand: Hand, run_id: str) -> None:
     asker = Asker(control_plane, ask(run_id))
     hand.take()
@@ -222,9 +227,12 @@ def test_a_poll_of_the_past_takes_nothing(control_plane: Stack, hand: Hand, work
         worker.api.once(
             "/v1/errands/claim", {"worker": hand.name, "incarnation": "a", "service": "gpu_trainer", "seconds": 15}, timeout=0.3
         )
-    Asker(control_plane, ask(run_id))
+    asker = Asker(control_plane, ask(run_id))
     hand.register("b")
-    assert hand.take().attempt == 1
+    errand = hand.take()
+    assert errand.attempt == 1
+    hand.end(errand, "x")
+    asker.ended()
 
 
 def test_while_the_gpu_trains_it_says_so_and_for_how_long(
@@ -235,14 +243,13 @@ def test_while_the_gpu_trains_it_says_so_and_for_how_long(
     assert training
     worker.beat(training, progress={"done": 1, "total": 50, "note": "steps"})
     told = ""
-    waits = client.http.post("/v1/completions", json=ask(run_id, patience_seconds=1), timeout=30)
+    waits = client.http.post("/v1/completions", json=ask(run_id, patience_seconds=0.5), timeout=30)
     assert (waits.status_code, waits.json()["code"]) == (503, "gpu_busy")
     assert f"training epoch 1 of run {run_id}" in waits.json()["detail"]
     assert int(waits.headers["Retry-After"]) >= 1
     asker = Asker(control_plane, ask(run_id))
     errand = hand.take()
     worker.beat(training, progress={"done": 2, "total": 50, "note": "steps"})
-    time.sleep(0.1)
 
     def eta() -> float | None:
         hand.say(errand)
