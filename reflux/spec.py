@@ -127,6 +127,10 @@ class Training(Section):
     max_length: Positive = 4096
     gradient_checkpointing: bool = True
     packing: bool = False
+    sharding: Literal["none", "fsdp"] = Field(
+        "none",
+        description="fsdp: where a worker trains on several GPUs, each holds a part of weights, gradients and moments",
+    )
     log_steps: Positive = 10
     eval_steps: Positive = 50
     checkpoint_steps: Positive = 100

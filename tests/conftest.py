@@ -1,12 +1,14 @@
-"""What whole runs stand on, made once a session: a folder, a tiny student, the stack, and one run that nobody disturbs."""
+"""What tests stand on: a folder, a tiny student, the stack, one run that nobody disturbs; for the trainer a bench and a store."""
 
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reflux.artifacts import Artifacts
 from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.views import RunView
@@ -41,3 +43,19 @@ def calm_run(stack: Stack, student: Path) -> RunView:
     """A whole run of two epochs, undisturbed."""
     with Client(stack.api_url, stack.keys["operator"]) as client:
         return client.wait(client.create(tiny_spec(student)).id, 400)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Any:
+    """A Bench that keeps its student from one test to the next."""
+    from services.gpu_trainer.models import Bench
+
+    return Bench()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Artifacts:
+    """A few rows and prompts below `in/`."""
+    from tests.trainer_tasks import filled
+
+    return filled(f"file://{tmp_path}/store")

@@ -56,16 +56,16 @@ def answering(student: Student, folder: Path | None) -> Iterator[Any]:
             yield student.model
 
 
-def save(student: Student, model: Any, folder: Path) -> None:
-    """Write adapter (or all weights) as safetensors, and the tokenizer."""
+def save(student: Student, model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write adapter (or all weights) as safetensors, and the tokenizer. `weights`: where the model has parts of them only."""
     if isinstance(model, PeftModel):
         # The base by the name that the user gave, not by the folder where this worker has it.
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = student.name, student.revision
         # The embeddings are never trained; left to itself, PEFT would ask the hub whether they had grown.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)
     student.tokenizer.save_pretrained(folder)
 

@@ -17,23 +17,29 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-from reflux.artifacts import Artifacts
-from reflux.commands import CommandAdapter
 from reflux.errands import Written
 from reflux.errors import Failure, RefluxError, Stopped, failure
 from reflux.events import Fact
-from reflux.spec import RunSpec
 from reflux.task import Task
+from services.gpu_trainer.pipe import received
 from services.gpu_trainer.question import Asked, Question
 
 REPORT_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
 
+Say = Callable[[dict[str, Any]], None]
+Handler = Callable[[Task, Any], Fact]
+
 
 def main() -> None:
-    _die_with_parent()
+    # Only the parent decides when this process ends: signals to the whole group are for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
     # What libraries print must not get between the answers.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -92,41 +98,58 @@ class Child:
             answer_waiting(bench)
             if task is None:
                 continue
-            ended = threading.Event()
-            reporter = threading.Thread(target=self._report, args=(task, ended))
-            reporter.start()
-            try:
-                answer = carry_out(task, bench)
-            finally:
-                ended.set()
-                task.news.set()
-                reporter.join()
+            with reporting(task, self._say):
+                answer = carry_out(task, bench, _do)
             self._say(answer)
-
-    def _report(self, task: Task, ended: threading.Event) -> None:
-        while True:
-            last = ended.is_set()
-            report = task.drain()
-            if any(report.values()):
-                self._say({"report": report})
-            if last:
-                return
-            task.news.wait(REPORT_SECONDS)
 
     def _say(self, message: dict[str, Any]) -> None:
         with self.lock:
             self.out.write(json.dumps(message) + "\n")
 
 
-def carry_out(task: Task, bench: Any) -> dict[str, Any]:
-    """Do what the task's command orders; how it ended."""
+@contextmanager
+def reporting(task: Task, say: Say) -> Iterator[None]:
+    """Say what the task reports, from time to time, and the rest of it at the end."""
+    ended = threading.Event()
+
+    def report() -> None:
+        while True:
+            last = ended.is_set()
+            drained = task.drain()
+            if any(drained.values()):
+                say({"report": drained})
+            if last:
+                return
+            task.news.wait(REPORT_SECONDS)
+
+    reporter = threading.Thread(target=report)
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        task.news.set()
+        reporter.join()
+
+
+def _do(task: Task, bench: Any) -> Fact:
+    from services.gpu_trainer import group
     from services.gpu_trainer.export import export_model
     from services.gpu_trainer.generate import generate
     from services.gpu_trainer.train import train
 
-    handlers: dict[str, Any] = {"train": train, "generate": generate, "export_model": export_model}
+    match task.command.kind:
+        case "train":
+            return group.train_together(task, bench) if group.size(task) > 1 else train(task, bench)
+        case "generate":
+            return generate(task, bench)
+    return export_model(task, bench)
+
+
+def carry_out(task: Task, bench: Any, handler: Handler) -> dict[str, Any]:
+    """Let the handler do what the task's command orders; how it ended."""
     try:
-        event: Fact = handlers[task.command.kind](task, bench)
+        event = handler(task, bench)
     except Stopped as stopped:
         return {"stopped": stopped.why}
     except RefluxError as error:
@@ -138,33 +161,7 @@ def carry_out(task: Task, bench: Any) -> dict[str, Any]:
     return {"event": event.model_dump(mode="json")}
 
 
-def described(task: Task) -> dict[str, Any]:
-    """A task as JSON; `received` makes it again on the other side."""
-    return {
-        "run_id": task.run_id,
-        "command": task.command.model_dump(mode="json"),
-        "spec": task.spec.model_dump(mode="json"),
-        "artifacts": task.artifacts.url,
-        "task_id": task.task_id,
-        "attempt": task.attempt,
-    }
-
-
-def received(description: dict[str, Any]) -> Task:
-    return Task(
-        run_id=description["run_id"],
-        command=CommandAdapter.validate_python(description["command"]),
-        spec=RunSpec.model_validate(description["spec"]),
-        artifacts=Artifacts(description["artifacts"]),
-        task_id=description["task_id"],
-        attempt=description["attempt"],
-    )
-
-
-def _die_with_parent() -> None:
-    """Only the parent decides when this process ends: signals to the whole group are for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:

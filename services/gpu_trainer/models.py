@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from reflux import spec
 from reflux.errors import Terminal
 from reflux.task import Task
-from services.gpu_trainer import weights
+from services.gpu_trainer import ranks, weights
 from services.gpu_trainer.chat import FALLBACK_TEMPLATE
 from services.gpu_trainer.question import Asked
 
@@ -133,7 +133,9 @@ def out_of_memory(error: RuntimeError) -> bool:
 def _device(wanted: spec.Student) -> torch.device:
     if wanted.device == "cuda" and not torch.cuda.is_available():
         raise Terminal("gpu_missing", "student.device is cuda, and this worker sees no CUDA GPU.")
-    return torch.device("cuda" if wanted.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _dtype(wanted: spec.Student, device: torch.device) -> torch.dtype:
@@ -146,7 +148,8 @@ def _dtype(wanted: spec.Student, device: torch.device) -> torch.dtype:
 def _load(name: str, folder: Path, device: torch.device, dtype: torch.dtype, quantized: bool) -> tuple[Any, Any]:
     options: dict[str, Any] = {
         "dtype": dtype,
-        "device_map": {"": str(device)},
+        # What the ranks are going to share out must not pass through the memory of one GPU.
+        "device_map": {"": "cpu" if ranks.sharded() else str(device)},
         "trust_remote_code": False,
         "use_safetensors": True,
     }
@@ -156,6 +159,7 @@ def _load(name: str, folder: Path, device: torch.device, dtype: torch.dtype, qua
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if ranks.sharded() else torch.uint8,  # FSDP shares out floats alone
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -169,7 +173,8 @@ def _load(name: str, folder: Path, device: torch.device, dtype: torch.dtype, qua
             # On a CPU with AVX512-BF16, the first answer would repack the weights into a layout that no gradient passes.
             module.support_avx512bf16_for_cpu = False
     # On a CPU, sharing out the small operations of a small model costs more than it brings.
-    torch.set_num_threads(1 if model.num_parameters() < 10_000_000 else len(os.sched_getaffinity(0)))
+    cores = max(1, len(os.sched_getaffinity(0)) // ranks.count())
+    torch.set_num_threads(1 if model.num_parameters() < 10_000_000 else cores)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

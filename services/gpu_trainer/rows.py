@@ -11,6 +11,7 @@ from reflux.errors import Terminal
 from reflux.records import Correction, Lineage, Message, TeacherAnswer, TrainedRow, digest
 from reflux.spec import RunSpec
 from reflux.task import Task
+from services.gpu_trainer import ranks
 from services.gpu_trainer.seeds import draws
 
 VALIDATION_ROWS = 16
@@ -57,7 +58,8 @@ def training_rows(task: Task, command: Train) -> list[Row]:
     rows = [*examples, *answers.values()]
     if not rows:
         raise Terminal("empty_dataset", f"There is no row to train on: {command.train_path} is empty, and nothing was taught.")
-    task.artifacts.write_rows(f"{task.folder}/rows.jsonl", (TrainedRow(id=row.id, lineage=row.lineage) for row in rows))
+    if ranks.first():
+        task.artifacts.write_rows(f"{task.folder}/rows.jsonl", (TrainedRow(id=row.id, lineage=row.lineage) for row in rows))
     task.log(
         f"{len(rows)} rows: {len(examples)} examples, {len(answers)} answers of the teacher ({corrections} corrections read)"
     )

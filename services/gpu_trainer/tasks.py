@@ -16,17 +16,15 @@ from functools import cache
 from typing import Any
 
 from reflux.answering import ErrandHandler, Pieces
-from reflux.commands import Chunk
 from reflux.errands import CompleteErrand, Errand, Written
-from reflux.errors import ErrorClass, Failure, RefluxError, Retriable, Stopped, Terminal
-from reflux.events import Event, EventAdapter
+from reflux.errors import Retriable, Stopped
+from reflux.events import Event
 from reflux.task import Task
-from services.gpu_trainer.child import described
+from services.gpu_trainer.pipe import described, error, outcome, pass_on
 from services.gpu_trainer.question import Question
 
 POLL_SECONDS = 0.1
 ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "0",  # one worker, one GPU: TRL refuses more in one process
     # GPU memory in segments that grow: batches of unlike lengths fragment it less.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     # A thread that waits spins a short while, then sleeps. Never spinning makes training on two idle cores 1.8 times slower;
@@ -52,9 +50,9 @@ def carry_out(task: Task) -> Event:
         while True:
             message = child.hear(POLL_SECONDS)
             if message is not None and "report" not in message:
-                return _outcome(message)
+                return outcome(message)
             if message is not None:
-                _pass_on(task, message["report"])
+                pass_on(task, message["report"])
                 alive_at = time.monotonic()
             if task.kill:
                 child.kill()
@@ -93,7 +91,7 @@ def infer(question: Question) -> Pieces:
     finally:
         child.give_up(name)
     if "failure" in message:
-        raise _error(message["failure"])
+        raise error(message["failure"])
     return Written.model_validate(message["written"])
 
 
@@ -126,29 +124,11 @@ def capabilities() -> dict[str, Any]:
     return found
 
 
-def _outcome(message: dict[str, Any]) -> Event:
-    if "event" in message:
-        return EventAdapter.validate_python(message["event"])
-    if "stopped" in message:
-        raise Stopped(message["stopped"])
-    raise _error(message["failure"])
-
-
-def _error(described: dict[str, Any]) -> RefluxError:
-    failed = Failure.model_validate(described)
-    error = Terminal if failed.error_class == ErrorClass.TERMINAL else Retriable
-    return error(failed.code, failed.message, failed.hint)
-
-
-def _pass_on(task: Task, report: dict[str, Any]) -> None:
-    if report["progress"]:
-        task.progress(**report["progress"])
-    for point in report["metrics"]:
-        task.metrics(point["step"], **point["values"])
-    for line in report["logs"]:
-        task.log(line["line"], line["level"])
-    for chunk in report["chunks"]:
-        task.chunk_done(Chunk.model_validate(chunk))
+def _environment() -> dict[str, str]:
+    """One GPU, as TRL refuses more in one process; a training of several processes (group.py) has all that may be seen."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    one = "0" if gpus is None else gpus.split(",")[0]
+    return ENVIRONMENT | os.environ | {"CUDA_VISIBLE_DEVICES": one} | ({} if gpus is None else {"REFLUX_VISIBLE_GPUS": gpus})
 
 
 def _living_child() -> "_Child":
@@ -217,9 +197,7 @@ class _Child:
 
     def _hear_all(self, started: "queue.Queue[subprocess.Popen[str]]") -> None:
         command = [sys.executable, "-m", "services.gpu_trainer.child"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | os.environ
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
         started.put(process)
         assert process.stdout
         with process:

@@ -28,7 +28,7 @@ from reflux.commands import Train
 from reflux.errors import Retriable, Stopped, Terminal
 from reflux.events import AdapterTrained
 from reflux.task import Task
-from services.gpu_trainer import adapters, checkpoints, room, rows
+from services.gpu_trainer import adapters, checkpoints, ranks, room, rows
 from services.gpu_trainer.chat import Encoded, encode
 from services.gpu_trainer.models import Bench, Student, free_memory, memory, out_of_memory
 from services.gpu_trainer.seeds import seed
@@ -42,7 +42,7 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
     """
     command = task.command
     assert isinstance(command, Train)
-    if manifest := checkpoints.finished(task):
+    if manifest := ranks.by_first(lambda: checkpoints.finished(task)):
         task.log("an earlier attempt has finished this adapter: it is taken")
         return AdapterTrained.model_validate(manifest["event"])
 
@@ -83,7 +83,8 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
         "val_losses": validations,
         "best_step": best_step(state),
     }
-    task.artifacts.put_json(f"{task.folder}/metrics.json", manifest)
+    if ranks.first():
+        task.artifacts.put_json(f"{task.folder}/metrics.json", manifest)
     return event
 
 
@@ -120,7 +121,8 @@ def config(task: Task, student: Student, folder: Path, batch_size: int, *, valid
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
-        gradient_accumulation_steps=settings.batch_size * settings.accumulation // batch_size,
+        gradient_accumulation_steps=settings.batch_size * settings.accumulation // batch_size // ranks.count(),
+        ddp_find_unused_parameters=False,
         learning_rate=settings.learning_rate,
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
@@ -150,15 +152,21 @@ def _fine_tune_in_what_memory_there_is(
         try:
             return _fine_tune(task, student, examples, held_out, batch_size)
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or ranks.count() > 1:  # the other ranks are left alone: group.py starts all again
                 raise
-            if batch_size == 1:
-                first_line = str(error).split("\n")[0]
-                raise Terminal("gpu_out_of_memory", f"A single row of training does not fit into memory: {first_line}") from error
+            batch_size = smaller(task, batch_size, width, error)
         # Not before the error is gone: it holds on to the tensors.
         free_memory()
-        batch_size = max(size for size in range(1, batch_size // 2 + 1) if width % size == 0)
-        task.log(f"out of memory: going on with batches of {batch_size}, more of them", level="warning")
+
+
+def smaller(task: Task, batch_size: int, width: int, error: object) -> int:
+    """The next batch size to try, of those that divide `width`. Terminal if there is none."""
+    if batch_size == 1:
+        first_line = str(error).split("\n")[0]
+        raise Terminal("gpu_out_of_memory", f"A single row of training does not fit into memory: {first_line}")
+    batch_size = max(size for size in range(1, batch_size // 2 + 1) if width % size == 0)
+    task.log(f"out of memory: going on with batches of {batch_size}, more of them", level="warning")
+    return batch_size
 
 
 def _fine_tune(task: Task, student: Student, examples: list[Encoded], held_out: list[Encoded], batch_size: int) -> TrainerState:
@@ -166,32 +174,38 @@ def _fine_tune(task: Task, student: Student, examples: list[Encoded], held_out: 
     command = task.command
     assert isinstance(command, Train)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        start = task.artifacts.download(command.adapter_path, folder / "start") if command.adapter_path else None
+        folder = ranks.by_first(lambda: Path(temporary))
+        start = ranks.by_first(lambda: _downloaded(task, command.adapter_path, folder / "start"))
         torch.manual_seed(seed(task.spec.seed, command.epoch, "start"))
         with adapters.trainable(student, task.spec, start) as model:
             settings = config(task, student, folder / "trainer", batch_size, validate=bool(held_out))
+            ranks.allow_sharding_on_cpu()
             trainer = Trainer(task, student, model, settings, examples, held_out)
-            checkpoint = checkpoints.newest(task, trainer.plan, folder / "trainer")
+            checkpoint = ranks.by_first(lambda: checkpoints.newest(task, trainer.plan, folder / "trainer"))
+            records = Path(temporary) / "tensorboard"
             try:
-                with SummaryWriter(str(folder / "tensorboard")) as writer:
+                with SummaryWriter(str(records)) as writer:
                     watch = Watch(task, trainer.plan, writer, checkpoint)
                     trainer.add_callback(TensorBoardCallback(writer))
                     trainer.add_callback(watch)
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
-                task.artifacts.upload(folder / "tensorboard", f"{task.folder}/tensorboard")
+                if ranks.first():
+                    task.artifacts.upload(records, f"{task.folder}/tensorboard")
             if watch.stopped and (watch.stopped != LIMIT or trainer.state.global_step == 0):
                 raise Stopped(watch.stopped)
             if watch.stopped:
                 task.log(f"ended by the run's {watch.stopped} at step {trainer.state.global_step} of {trainer.state.max_steps}")
-            adapters.save(student, model, folder / "adapter")
+            trainer.store(folder / "adapter")
             if best_step(trainer.state) not in (None, trainer.state.global_step) and not watch.gets_worse:
                 watch.take_best(model)
-                adapters.save(student, model, folder / "best")
-                task.artifacts.upload(folder / "best", f"{task.folder}/best")
-        task.artifacts.upload(folder / "adapter", f"{task.folder}/adapter")
+                trainer.store(folder / "best")
+        ranks.wait()
     return trainer.state
+
+
+def _downloaded(task: Task, path: str | None, folder: Path) -> Path | None:
+    return task.artifacts.download(path, folder) if path else None
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -216,6 +230,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
                 # On a quantized base TRL makes adapters bf16, in which AdamW's small steps are lost.
                 parameter.data = parameter.data.float()
         self.task = task
+        self.student = student
         self.names = {row.ids: row.id for row in examples}
         self.step_batches: list[dict[str, torch.Tensor]] = []
         # How many steps there are is known once the rows are packed. The warm-up takes at most a third of them.
@@ -223,7 +238,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         in_a_pass = math.ceil(len(self.train_dataset) / (settings.batch_size * settings.accumulation))
         steps = settings.max_steps or settings.epochs * in_a_pass
         args.warmup_steps = min(settings.warmup_steps, steps // 3)
-        self.plan = {"rows": len(examples), "steps": steps}
+        self.plan = {"rows": len(examples), "steps": steps} | ({"sharded": 1} if ranks.sharded() else {})
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """A warm-up and half a cosine. Unlike the library's own, no step has a rate of zero."""
@@ -250,8 +265,16 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             self._halt_unless_finite(self.state.global_step, "gradient's norm", logs["grad_norm"])
             self.step_batches.clear()
 
+    def store(self, folder: Path) -> None:
+        """Write the adapter as it is now into the attempt's folder, under the name of `folder`."""
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if ranks.sharded() else None  # each rank gives its part
+        if ranks.first():
+            adapters.save(self.student, self.model, folder, weights)
+            self.task.artifacts.upload(folder, f"{self.task.folder}/{folder.name}")
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoints.make_room(self.task, Path(self.args.output_dir))
+        if ranks.first():
+            checkpoints.make_room(self.task, Path(self.args.output_dir))
         super()._save_checkpoint(model, trial)
 
     def _halt_unless_finite(self, step: int, what: str, value: float) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reflux.task import Task
-from services.gpu_trainer import checkpoints
+from services.gpu_trainer import checkpoints, ranks
 from services.gpu_trainer.models import memory
 
 BEST = "best.safetensors"
@@ -66,9 +67,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_substep_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A stop does not wait for a step's other batches: the step is left out, and whoever goes on makes it as a whole."""
         self._is_alive(state)
-        if self.task.stop:
+        if stop := self._stop():
             _set_random_state(self.random_state)
-            self._obey(state, control)
+            self._obey(stop, state, control)
 
     def on_prediction_step(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         self._is_alive(state)
@@ -84,7 +85,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if state.global_step == state.max_steps:
             control.should_save = False  # the adapter itself comes next
         else:
-            self._obey(state, control)
+            self._obey(self._stop(), state, control)
 
     def on_evaluate(self, _args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
         """Keep the best weights; after early_stop_patience validations that were no better, end."""
@@ -92,16 +93,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         assert best is not None
         self.gets_worse = sum(step > best for step in validation_losses(state)) >= self.task.spec.training.early_stop_patience
         if best == state.global_step:
-            self.best = {name: parameter.detach().to("cpu", copy=True) for name, parameter in _trained(model).items()}
+            self.best = {name: _whole(parameter).to("cpu", copy=True) for name, parameter in _trained(model).items()}
         if self.gets_worse:
             self.task.log(f"stopped early at step {state.global_step}: validation was best at step {best}")
             control.should_training_stop, control.should_save, self.stopped = True, False, None
         elif state.global_step < state.max_steps:
-            self._obey(state, control)
+            self._obey(self._stop(), state, control)
 
-    def _obey(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.task.stop:
-            self.stopped = self.task.stop
+    def _stop(self) -> str | None:
+        return ranks.by_first(lambda: self.task.stop)
+
+    def _obey(self, stop: str | None, state: TrainerState, control: TrainerControl) -> None:
+        if stop:
+            self.stopped = stop
             control.should_training_stop = True
             control.should_save = self.stopped != LIMIT and state.global_step > self.saved_step
 
@@ -112,15 +116,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def take_best(self, model: Any) -> None:
         """Put back the weights with which validation was best."""
         for name, parameter in _trained(model).items():
-            parameter.data.copy_(self.best[name])
+            _put(parameter, self.best[name])
 
     # What others see
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.best:
-            save_file(self.best, folder / BEST)
-        checkpoints.save(self.task, folder, self.plan)
+        ranks.wait()  # for each one's random state
+        if ranks.first():
+            if self.best:
+                save_file(self.best, folder / BEST)
+            checkpoints.save(self.task, folder, self.plan)
         self.saved_step = state.global_step
 
     def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **__: Any) -> None:
@@ -151,6 +157,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 def _trained(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Put together from the parts that the ranks hold."""
+    tensor = parameter.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _put(parameter: torch.nn.Parameter, whole: torch.Tensor) -> None:
+    mine = parameter.data
+    if isinstance(mine, DTensor):
+        whole = distribute_tensor(whole.to(mine.device), mine.device_mesh, mine.placements)
+    mine.copy_(whole)
 
 
 def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:

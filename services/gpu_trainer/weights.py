@@ -23,6 +23,7 @@ from reflux.artifacts import run_folder
 from reflux.errors import Retriable, Terminal
 from reflux.secret import secret
 from reflux.task import Task
+from services.gpu_trainer import ranks
 
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
@@ -32,6 +33,10 @@ def find(model: str, revision: str | None, task: Task) -> tuple[Path, str | None
 
     Terminal if there is no such model; Retriable while the hub can't be reached.
     """
+    return ranks.by_first(lambda: _find(model, revision, task))
+
+
+def _find(model: str, revision: str | None, task: Task) -> tuple[Path, str | None]:
     if model.startswith("package:"):
         return _from_package(model.removeprefix("package:"), task), None
     folder = Path(model).expanduser()

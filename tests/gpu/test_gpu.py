@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from tests.trainer_tasks import (
     StoppedBy,
     copied,
     example,
-    filled,
     generate_command,
     lines,
     make_spec,
@@ -48,18 +46,6 @@ def cuda() -> None:
     from services.gpu_trainer.models import prepare_torch
 
     prepare_torch()
-
-
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    from services.gpu_trainer.models import Bench
-
-    return Bench()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Artifacts:
-    return filled(f"file://{tmp_path}/store")
 
 
 def spec(**sections: dict[str, Any]) -> RunSpec:

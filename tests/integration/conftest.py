@@ -1,4 +1,4 @@
-"""The control plane alone, really running: PostgreSQL, Valkey, API and control, with a lease of two seconds."""
+"""The control plane alone, really running: PostgreSQL, Valkey, API and control, with a lease of two seconds; the tiny student."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,11 @@ from tests.integration.by_hand import HandWorker
 from tests.teacher_tasks import COUNT, StandIn, answer_text, prompt_text, stand_in, write_jsonl
 
 TIMES = {"REFLUX_LEASE": "PT2S", "REFLUX_GRACE": "PT2S", "REFLUX_BEAT": "PT0.5S", "REFLUX_RING_AGAIN": "PT1S"}
+
+
+@pytest.fixture(scope="session")
+def tiny(student: Path) -> Path:
+    return student
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ from tests.trainer_tasks import (
     SYSTEM,
     StoppedBy,
     copied,
-    filled,
     generate_command,
     lines,
     little_memory,
@@ -43,21 +42,6 @@ from tests.trainer_tasks import (
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def tiny(ground: Path) -> Path:
-    return tiny_student.make(ground / "tiny")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Artifacts:
-    return filled(f"file://{tmp_path}/store")
 
 
 # Generation

@@ -15,12 +15,10 @@ from services.gpu_trainer.generate import generate
 from services.gpu_trainer.models import Bench
 from services.gpu_trainer.rows import validation_rows
 from services.gpu_trainer.train import Trainer, config, encoded, train
-from tests import tiny_student
 from tests.trainer_tasks import (
     StoppedBy,
     copied,
     example,
-    filled,
     generate_command,
     lines,
     little_memory,
@@ -33,21 +31,6 @@ from tests.trainer_tasks import (
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def tiny(ground: Path) -> Path:
-    return tiny_student.make(ground / "tiny")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Artifacts:
-    return filled(f"file://{tmp_path}/store")
 
 
 def test_training_lowers_the_loss_and_stores_adapter_and_tokenizer(tiny: Path, bench: Bench, store: Artifacts) -> None:

@@ -21,7 +21,7 @@ from reflux.records import Example, Lineage, Message, Prompt
 from reflux.spec import RunSpec
 from reflux.stages import Stage
 from reflux.task import Task
-from services.gpu_trainer.child import described
+from services.gpu_trainer.pipe import described
 from services.gpu_trainer.question import Question
 from services.gpu_trainer.tasks import HANDLERS, capabilities, infer
 
@@ -238,7 +238,7 @@ def test_the_child_dies_with_its_parent(tiny: Path, store: Artifacts) -> None:
     """SIGKILL of a parent that trains in a thread, as the worker does."""
     task = training(store, spec(tiny, steps=5000))
     script = (
-        "import json, sys; from services.gpu_trainer.child import received; from services.gpu_trainer.tasks import HANDLERS;"
+        "import json, sys; from services.gpu_trainer.pipe import received; from services.gpu_trainer.tasks import HANDLERS;"
         "HANDLERS['train'](received(json.loads(sys.argv[1])))"
     )
     with subprocess.Popen([sys.executable, "-c", script, json.dumps(described(task))], cwd=ROOT) as parent:

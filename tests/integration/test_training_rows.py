@@ -18,7 +18,6 @@ from tests.trainer_tasks import (
     SYSTEM,
     correction,
     example,
-    filled,
     lines,
     make_spec,
     make_task,
@@ -28,21 +27,6 @@ from tests.trainer_tasks import (
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def tiny(ground: Path) -> Path:
-    return tiny_student.make(ground / "tiny")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Artifacts:
-    return filled(f"file://{tmp_path}/store")
 
 
 def test_only_what_the_assistant_wrote_is_learnt(tiny: Path, bench: Bench, store: Artifacts) -> None:
