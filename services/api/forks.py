@@ -25,9 +25,9 @@ FIXED = (
 
 def create(session: Session, run_id: str, by: str, epoch: int | None, changes: dict[str, Any], table: prices.Table) -> RunRow:
     """The new run, queued. 409 if there is no such epoch, 422 for changes that can't be made. The caller commits."""
-    run = Run.model_validate(runs.get(session, run_id).state)
+    run = Run.model_validate(runs.locked(session, run_id).state)  # so that nobody deletes what the fork needs
     done = [e.epoch for e in run.epochs]
-    if run.spec.recipe != "distill" or not done:
+    if run.spec.recipe != "distill" or not done or run.discard:
         raise ProblemError(409, "nothing_to_fork", f"Run {run_id} has no finished epoch to go on from.", "Start a new run.")
     epoch = done[-1] if epoch is None else epoch
     if epoch not in done:

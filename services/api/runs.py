@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from sqlalchemy import Text, cast, func, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
 from reflux import leaks, prices
-from reflux.artifacts import Artifacts
+from reflux.artifacts import Artifacts, run_folder
 from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
@@ -25,6 +25,8 @@ from services.api.advance import advance, append, lock
 from services.api.problems import ProblemError
 from services.api.progress import Task
 from services.api.tables import RunRow, TaskRow
+
+NAMED = 5  # forks that a refusal names
 
 
 class Listed(Protocol):
@@ -126,30 +128,49 @@ def get(session: Session, run_id: str) -> RunRow:
     return row
 
 
-def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
-    """Forget a run that is over, its artifacts first if they are given. What its teacher answered stays shared."""
+def locked(session: Session, run_id: str) -> RunRow:
     row = lock(session, run_id)
     if row is None:
         raise _not_found(run_id)
+    return row
+
+
+def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
+    """Forget a run that is over, its artifacts first if they are given, unless forks need them.
+
+    What its teacher answered stays shared.
+    """
+    row = locked(session, run_id)
     if not is_over(row):
         raise ProblemError(409, "run_is_not_over", f"Run {run_id} is {row.status}.", "Abort it, and wait for its clean-up.")
     if artifacts is not None:
+        _refuse_if_needed(session, row, "Delete those first, or this one without its artifacts.")
         files.remove_all(artifacts, run_id)
     session.execute(sql_delete(RunRow).where(RunRow.id == run_id))
 
 
 def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested | ResumeRequested) -> tuple[RunRow, bool]:
     """Abort, pause or resume; whether that was news to the run. A terminal run refuses with 409."""
-    row = lock(session, run_id)
-    if row is None:
-        raise _not_found(run_id)
+    row = locked(session, run_id)
     run = Run.model_validate(row.state)
     if run.stage.terminal:
         raise ProblemError(409, "run_is_over", f"Run {run_id} has {run.outcome}.", "Fork it, or start a new one.")
+    if isinstance(request, AbortRequested) and request.discard:
+        _refuse_if_needed(session, row, "Abort it without discarding.")
     stale = is_stale(run, request)
     if not stale:
         advance(session, row, request)
     return row, not stale
+
+
+def _refuse_if_needed(session: Session, row: RunRow, hint: str) -> None:
+    """409 while other runs go on from this one's dataset, adapters and corrections. The caller has locked the run."""
+    is_fork = func.jsonb_typeof(RunRow.state["origin"]) == "object"
+    names_its_folder = cast(RunRow.state, Text).contains(f'"{run_folder(row.id)}/', autoescape=True)
+    later = select(RunRow.id).where(RunRow.created_at >= row.created_at, RunRow.id != row.id)
+    forks = list(session.scalars(later.where(is_fork, names_its_folder).order_by(RunRow.created_at).limit(NAMED)))
+    if forks:
+        raise ProblemError(409, "run_is_needed", f"What run {row.id} has made is needed by {', '.join(forks)}.", hint)
 
 
 def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = False) -> RunView:

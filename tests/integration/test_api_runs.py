@@ -9,7 +9,7 @@ import pytest
 
 from reflux.artifacts import Artifacts
 from reflux.client import ApiError, Client
-from reflux.commands import Chunk, Command, Correct, Generate, Judge, Score
+from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Score
 from reflux.local.stack import Stack
 from reflux.records import Answer, Correction, TeacherAnswer, Verdict
 from tests.integration.by_hand import SPEC, HandWorker
@@ -47,6 +47,8 @@ class Working:
     def __call__(self, command: Command) -> dict[str, Any]:
         path = f"runs/{self.run_id}/tasks/{command.key}/attempt-1/rows.jsonl"
         match command:
+            case Prepare():
+                return {"train_path": path}
             case Generate(sets=sets, model=model):
                 return {"chunks": tuple(self._chunk(command.key, prompt_set, model) for prompt_set in sets)}
             case Score(chunk=piece):
@@ -68,8 +70,8 @@ class Working:
         return piece.model_copy(update={"path": path})
 
 
-@pytest.fixture
-def finished(client: Client, worker: HandWorker, store: Artifacts) -> str:
+def played(client: Client, worker: HandWorker, store: Artifacts, until: str = "") -> str:
+    """A run whose work was done up to the command `until`, or to its end."""
     run = client.create(SPEC)
     working = Working(run.id, store)
     while True:
@@ -78,6 +80,13 @@ def finished(client: Client, worker: HandWorker, store: Artifacts) -> str:
             return run.id
         a = worker.take(run.id)
         assert worker.complete(a, answer(a.command, **working(a.command))).accepted
+        if until and any(key == until for _, key in worker.ready(run.id)):
+            return run.id
+
+
+@pytest.fixture
+def finished(client: Client, worker: HandWorker, store: Artifacts) -> str:
+    return played(client, worker, store)
 
 
 def test_filters(client: Client) -> None:
@@ -206,6 +215,38 @@ def test_a_run_is_deleted_with_its_artifacts(client: Client, finished: str, stor
     client.delete(finished, artifacts=True)
     assert store.paths(f"runs/{finished}") == []
     assert store.exists("runs/other/kept.json")
+
+
+def test_what_forks_need_is_not_deleted(client: Client, worker: HandWorker, finished: str, store: Artifacts) -> None:
+    fork = client.fork(finished, epoch=1)
+    child = client.fork(fork.id, epoch=1)
+    with pytest.raises(ApiError, match=f"{fork.id}, {child.id}") as refusal:
+        client.delete(finished, artifacts=True)
+    assert refusal.value.problem.code == "run_is_needed"
+    client.abort(fork.id, discard=True)
+    worker.work(fork.id)
+    client.delete(fork.id, artifacts=True)
+    with pytest.raises(ApiError, match=child.id):
+        client.delete(finished, artifacts=True)
+    client.abort(child.id)
+    worker.work(child.id)
+    client.delete(child.id)
+    client.delete(finished, artifacts=True)
+    assert store.paths(f"runs/{finished}") == []
+
+
+def test_what_forks_need_is_not_discarded(client: Client, worker: HandWorker, store: Artifacts) -> None:
+    running = played(client, worker, store, until="train-002")
+    fork = client.fork(running)
+    with pytest.raises(ApiError, match=fork.id):
+        client.abort(running, discard=True)
+    client.abort(fork.id)
+    worker.work(fork.id)
+    client.delete(fork.id)
+    client.abort(running, discard=True)
+    with pytest.raises(ApiError) as refusal:
+        client.fork(running)
+    assert refusal.value.problem.code == "nothing_to_fork"
 
 
 def test_a_body_without_a_length_has_the_same_limit(client: Client) -> None:
