@@ -71,7 +71,10 @@ class Tokens(BaseModel):
 
 
 class CompletionView(BaseModel):
-    """The whole answer. `checkpoint` is `base` or the epoch that answered; `seconds` from the question on; `verdict` if asked."""
+    """The whole answer. `checkpoint` is `base` or the epoch that answered; `seconds` from the question to its last token.
+
+    `verdict` if a score was asked for, or `unscored`: why there is none.
+    """
 
     run: str
     checkpoint: Literal["base"] | int
@@ -80,3 +83,4 @@ class CompletionView(BaseModel):
     usage: Tokens
     seconds: float
     verdict: Verdict | None = None
+    unscored: str = ""

@@ -79,3 +79,5 @@ def _finish(answer: CompletionView, *, json: bool) -> None:
     typer.echo(f"{who}: {answer.usage.prompt} tokens read, {answer.usage.answer} written{cut}, {answer.seconds:.1f} s", err=True)
     if answer.verdict:
         show("the answer", answer.verdict, 7.0)
+    if answer.unscored:
+        output.err(f"The answer was not scored: {answer.unscored}")

@@ -49,8 +49,8 @@ def claim(session: Session, body: ErrandClaim, settings: Settings) -> Errand | N
     if worker.incarnation != body.incarnation:
         return None  # asked by one that is gone
     _seen(session, body.worker)
-    for row in session.scalars(_held_by(body.worker).with_for_update()).all():  # it has one at a time
-        _lost(session, row, failure("worker_lost", f"{body.worker} never heard of the question, or gave no account of it."))
+    for unheard in session.scalars(_held_by(body.worker).with_for_update()).all():  # it has one at a time
+        _lost(session, unheard, failure("worker_lost", f"{body.worker} never heard of the question, or gave no account of it."))
     query = (
         select(ErrandRow)
         .where(

@@ -77,62 +77,69 @@ class Errands:
 
     async def follow(self, asked: Asked) -> AsyncGenerator[Piece | Waiting | CompletionView, None]:
         """What happens to a question, to its end. Leaving off ends it."""
-        request, open_ids = asked.request, [asked.id]
-        said, told = "", Waiting(doing="")
-        try:
-            async with aclosing(self._looks(asked.id)) as looks:
-                async for look in looks:
-                    if look.waiting and look.seconds > request.patience_seconds:
-                        raise _busy(look.waiting)
-                    if look.waiting and look.waiting != told:
-                        told = look.waiting
-                        yield told
-                    if piece := _further(said, look.row.text):
-                        said += piece
-                        yield Piece(text=piece)
-            written, verdict = Written.model_validate(look.row.result), None
-            open_ids.clear()
-            if request.score:
-                yield Waiting(doing="scoring the answer")
-                open_ids.append(await run_in_threadpool(self._have_judged, asked, said))
-                async with aclosing(self._looks(open_ids[0])) as looks:
-                    *_, judged = [look async for look in looks]
-                verdict = Verdict.model_validate(judged.row.result)
-                open_ids.clear()
-            yield CompletionView(
-                run=request.run,
-                checkpoint=asked.checkpoint,
-                text=said,
-                seconds=look.seconds,
-                verdict=verdict,
-                **dict(written),
-            )
-        finally:
-            if open_ids:
-                with anyio.CancelScope(shield=True):
-                    await run_in_threadpool(self._leave, open_ids[0])
+        request, said, told = asked.request, "", Waiting(doing="")
+        async with aclosing(self._looks(asked.id)) as looks:
+            async for look in looks:
+                if look.waiting and look.seconds > request.patience_seconds:
+                    raise _busy(look.waiting)
+                if look.waiting and look.waiting != told:
+                    told = look.waiting
+                    yield told
+                if piece := _further(said, look.row.text):
+                    said += piece
+                    yield Piece(text=piece)
+        written, verdict, unscored = Written.model_validate(look.row.result), None, ""
+        if request.score:
+            yield Waiting(doing="scoring the answer")
+            try:
+                verdict = await self._score(asked, said)
+            except ProblemError as error:  # the answer is there all the same
+                unscored = error.problem.detail
+        yield CompletionView(
+            run=request.run,
+            checkpoint=asked.checkpoint,
+            text=said,
+            seconds=look.seconds,
+            verdict=verdict,
+            unscored=unscored,
+            **dict(written),
+        )
+
+    async def _score(self, asked: Asked, said: str) -> Verdict:
+        judging = await run_in_threadpool(self._have_judged, asked, said)
+        async with aclosing(self._looks(judging)) as looks:
+            async for look in looks:
+                if look.waiting and look.seconds > asked.request.patience_seconds:
+                    raise _busy(look.waiting)
+        return Verdict.model_validate(look.row.result)
 
     async def _looks(self, errand_id: int) -> AsyncGenerator[_Look, None]:
-        """The errand at each of its changes, and now and then, until it is answered. ProblemError where it fails."""
-        with self.listener.watched(errand_desk.name(errand_id)) as rung:
-            while True:
-                rung.clear()
-                try:
-                    look = await run_in_threadpool(self._look, errand_id)
-                except (DBAPIError, PoolTimeout):
-                    await asyncio.sleep(1)
-                    continue
-                if look.row.error:
-                    raise _problem(Failure.model_validate(look.row.error))
-                if look.row.status == "cancelled":
-                    raise ProblemError(409, "cancelled", "Nobody waited for this question any more.", "Ask again.")
-                yield look
-                if look.row.status == "done":
-                    return
-                try:
-                    await asyncio.wait_for(rung.wait(), LOOK_SECONDS)
-                except TimeoutError:
-                    pass
+        """The errand at each of its changes, and now and then, until it is answered. ProblemError where it fails.
+
+        Leaving off ends it.
+        """
+        open_still = True
+        try:
+            with self.listener.watched(errand_desk.name(errand_id)) as rung:
+                while open_still:
+                    rung.clear()
+                    try:
+                        look = await run_in_threadpool(self._look, errand_id)
+                    except (DBAPIError, PoolTimeout):
+                        await asyncio.sleep(1)
+                        continue
+                    open_still = look.row.status in ("ready", "claimed")
+                    if look.row.error:
+                        raise _problem(Failure.model_validate(look.row.error))
+                    if look.row.status == "cancelled":
+                        raise ProblemError(409, "cancelled", "Nobody waited for this question any more.", "Ask again.")
+                    yield look
+                    if open_still:
+                        await _ring(rung, LOOK_SECONDS)
+        finally:
+            if open_still:
+                with anyio.CancelScope(shield=True):
+                    await run_in_threadpool(self._leave, errand_id)
 
     def _ask(self, request: CompletionRequest, by: str) -> Asked:
         wrong = [
@@ -190,6 +197,13 @@ class Errands:
     def _leave(self, errand_id: int) -> None:
         with Session(self.engine) as session, session.begin():
             errand_desk.cancel(session, [errand_id])
+
+
+async def _ring(rung: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(rung.wait(), seconds)
+    except TimeoutError:
+        pass
 
 
 def _insert(session: Session, run_id: str, spec: RunSpec, order: Order, by: str) -> int:

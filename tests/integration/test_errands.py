@@ -281,6 +281,11 @@ def test_the_score_is_an_errand_of_the_evaluator(control_plane: Stack, hand: Han
     assert judging.order == JudgeErrand(text="int x;", prompt="Clamp it.", domain="tsn")
     evaluator.end(judging, result=VERDICT)
     assert asker.ended()["verdict"]["overall"] == 7
+    asker = Asker(control_plane, ask(run_id, score=True))
+    hand.end(hand.take(), "int y;")
+    evaluator.fail(evaluator.take(), "invalid_spec")
+    end = asker.ended()
+    assert (end["text"], end["verdict"], end["unscored"]) == ("int y;", None, "it went wrong")
 
 
 def test_checkpoints_by_number_best_and_base(
