@@ -177,6 +177,14 @@ class Artifacts:
                 self._call(_write_to, path, out)
         return folder
 
+    def put_file(self, path: str, file: Path) -> None:
+        self._call(obstore.put, path, file)
+
+    def fetch(self, path: str, file: Path) -> None:
+        """Copy the object at `path` into `file`."""
+        with file.open("wb") as out:
+            self._call(_write_to, path, out)
+
     def copy(self, source: str, target: str) -> None:
         self._call(obstore.copy, source, target)
 

@@ -87,6 +87,12 @@ POLICIES: dict[str, Policy] = {
     "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
     "quota_exceeded": _terminal("Ask the provider for a higher quota, or choose another instance type."),
     "job_failed": _terminal("The command ended with an error. Its log is among the run's artifacts."),
+    "jobs_not_allowed": _terminal(
+        "Set REFLUX_JOBS=1 for the gpu_trainers, if whoever may start runs may run commands there too."
+    ),
+    "no_container_engine": _terminal("Install Docker or Podman where the gpu_trainers run, or leave job.container out."),
+    "no_inputs": _terminal("Correct job.code_uri or job.inputs_uri: each names a folder or a prefix with files below it."),
+    "results_not_stored": _terminal("Copy the results from the place that the message names, then correct what refuses them."),
     "not_supported": _terminal("This deployment has no worker for what the spec asks for."),
     # Cleanup
     "cleanup_failed": _cleanup(5, 15, hint="Delete the resource by hand, or run `reflux verify-cleanup`."),

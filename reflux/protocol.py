@@ -67,12 +67,21 @@ class LogLine(BaseModel):
     line: str
 
 
+class Phase(BaseModel):
+    """A part of a task has begun, or is over, with what there is to say of it (seconds, bytes, an exit code)."""
+
+    name: str = Field(pattern=r"^[a-z_]{1,40}$")
+    status: Literal["begun", "pass", "fail", "stopped"]
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
 class Beat(BaseModel):
     attempt: int
     progress: Progress | None = None
     metrics: list[MetricPoint] = Field(default_factory=list)
     logs: list[LogLine] = Field(default_factory=list)
     chunks: list[Chunk] = Field(default_factory=list)
+    phases: list[Phase] = Field(default_factory=list)
 
 
 class BeatAnswer(BaseModel):

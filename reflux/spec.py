@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reflux.records import Record
@@ -214,9 +214,29 @@ class Compute(Section):
 
 
 class Job(Section):
-    command: tuple[str, ...] = ()
-    inputs_uri: str | None = None
-    outputs_uri: str | None = None
+    """recipe job: any command. It finds its folders in REFLUX_INPUTS, REFLUX_OUTPUTS and REFLUX_CHECKPOINTS."""
+
+    command: tuple[str, ...] = Field((), description="Program and arguments, without a shell; `python` is the worker's own")
+    code_uri: str | None = Field(None, description="A folder or prefix that is copied to where the command runs")
+    inputs_uri: str | None = Field(None, description="A folder or prefix that is copied to REFLUX_INPUTS before")
+    outputs_uri: str | None = Field(None, description="Where REFLUX_OUTPUTS is copied to afterwards, beside the run's artifacts")
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="As JSON in the file REFLUX_PARAMETERS")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Further variables; no secrets, they are kept with the run"
+    )
+    container: str | None = Field(None, description="An image to run the command in; the worker needs Docker or Podman")
+    stop_seconds: Annotated[float, Field(gt=0)] = Field(10.0, description="From SIGTERM to SIGKILL, when the command is to end")
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="How often what is new in REFLUX_CHECKPOINTS is stored"
+    )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name.startswith("REFLUX_"):
+                hint = "Letters, digits and _; names that begin with REFLUX_ are ours."
+                raise _wrong("job.environment", f"{name!r:.60} can't be a variable of the command", hint)
+        return self
 
 
 class RunSpec(Section):

@@ -383,6 +383,8 @@ def come_to_rest(run: Run) -> Step:
             return run.but(paused=True), ()
         case "limit" if run.adapter_path is not None:
             return export(run.but(stopping=None, parked=(), partial=True))
+        case "limit" if run.job_path is not None:
+            return deliver(run.but(stopping=None, parked=()), run.job_path)
         case "abort":
             return clean_up(run.but(partial=run.adapter_path is not None), "aborted")
         case _:

@@ -36,6 +36,7 @@ class Task:
     _metrics: list[dict[str, Any]] = field(default_factory=list)
     _lines: list[dict[str, Any]] = field(default_factory=list)
     _chunks: list[Chunk] = field(default_factory=list)
+    _phases: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def folder(self) -> str:
@@ -67,6 +68,12 @@ class Task:
             self._chunks.append(chunk)
         self.news.set()
 
+    def phase(self, name: str, status: str, **facts: Any) -> None:
+        """A part of a long task has `begun`, or ended as `pass`, `fail` or `stopped`; it goes into the run's history at once."""
+        with self._lock:
+            self._phases.append({"name": name, "status": status, "facts": facts})
+        self.news.set()
+
     def check(self) -> None:
         """Call at every safe point: raises Stopped once the work is to end."""
         if self.stop:
@@ -80,8 +87,9 @@ class Task:
                 "metrics": self._metrics,
                 "logs": self._lines,
                 "chunks": [chunk.model_dump(mode="json") for chunk in self._chunks],
+                "phases": self._phases,
             }
-            self._progress, self._metrics, self._lines, self._chunks = None, [], [], []
+            self._progress, self._metrics, self._lines, self._chunks, self._phases = None, [], [], [], []
         self.news.clear()
         return report
 
@@ -92,3 +100,4 @@ class Task:
             self._metrics = report["metrics"] + self._metrics
             self._lines = report["logs"] + self._lines
             self._chunks = [Chunk.model_validate(c) for c in report["chunks"]] + self._chunks
+            self._phases = report["phases"] + self._phases

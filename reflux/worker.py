@@ -166,7 +166,7 @@ class Worker:
             if path != "complete":  # a success counts from any attempt
                 return
         rest = task.drain() | {"chunks": []}
-        if rest["metrics"] or rest["logs"]:
+        if rest["metrics"] or rest["logs"] or rest["phases"]:
             self._try_beat(task, rest)
         answer = Accepted.model_validate(self.api.post(f"/v1/tasks/{task.task_id}/{path}", body))
         log.info("task_reported", how=path, accepted=answer.accepted, why=answer.why)

@@ -180,6 +180,7 @@ class Stack:
                 "PYTHONUNBUFFERED": "1",
                 "REFLUX_API_URL": self.api_url,
                 "REFLUX_ARTIFACTS_URL": self.artifacts_url,
+                "REFLUX_JOBS": "1",  # whoever has this stack's key is its user, who may run anything here anyway
                 "REFLUX_BROKER_URL": f"redis://127.0.0.1:{self.ports['valkey']}/0",
                 "REFLUX_DATABASE_URL": f"postgresql+psycopg://postgres@127.0.0.1:{self.ports['postgres']}/reflux",
                 "REFLUX_OPERATOR_KEY": self.keys["operator"],

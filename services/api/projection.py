@@ -55,19 +55,26 @@ def project_next(session: Session, artifacts: Artifacts) -> None:
 
 
 def _system_state(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
+    told = _phases_told(session, row)
     return {
         "run_id": row.id,
         "status": row.status,
-        "canonical_status": CANONICAL[row.stage],
+        "canonical_status": told[-1].body["phase"] if told and row.stage == "training" else CANONICAL[row.stage],
         "current_step": row.stage,
         "outcome": run.outcome,
         "epoch": run.epoch,
         "sequence": row.seq,
         "instance_id": run.resource_ids[0] if run.resource_ids else None,
-        "timestamps": {stage: _iso(at) for stage, at in _first_times(session, row).items()},
-        "training_config": {"student": run.spec.student.model, "recipe": run.spec.recipe, "name": run.spec.name},
+        "timestamps": {stage: _iso(at) for stage, at in (_first_times(session, row) | _phase_times(told)).items()},
+        "training_config": _training_config(run),
         "error_message": str(run.error) if run.error else None,
     }
+
+
+def _training_config(run: Run) -> dict[str, Any]:
+    spec = run.spec
+    what = {"command": spec.job.command, **spec.job.parameters} if spec.recipe == "job" else {"student": spec.student.model}
+    return {"recipe": spec.recipe, "name": spec.name, "instance_type": spec.compute.instance_type, **what}
 
 
 def _training(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
@@ -86,6 +93,10 @@ def _training(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
             "retry_count": sum(max(0, task.attempt - 1) for task in ours),
             "error": failed[0].error if failed else None,
         }
+    for told in _phases_told(session, row):
+        name, status = told.body["phase"], told.body["phase_status"]
+        if status != "begun":
+            phases[name] = phases.get(name, {}) | {"status": status, "error": None} | told.body["facts"]
     return {
         "run_id": row.id,
         "phases": phases,
@@ -103,6 +114,27 @@ def _first_times(session: Session, row: RunRow) -> dict[str, datetime]:
         select(EventRow.status, EventRow.at).where(EventRow.run_id == row.id).order_by(EventRow.seq)
     ):
         times.setdefault(status, at)
+    return times
+
+
+def _phases_told(session: Session, row: RunRow) -> list[EventRow]:
+    """What a job has said of its phases, in its order. Other recipes say nothing."""
+    if row.recipe != "job":
+        return []
+    told = select(EventRow).where(EventRow.run_id == row.id, EventRow.type == "task_phase").order_by(EventRow.seq)
+    return list(session.scalars(told))
+
+
+def _phase_times(told: list[EventRow]) -> dict[str, datetime]:
+    """When a job's phases last began, and when its command ended."""
+    names = {"training": "training_start"}
+    times = {}
+    for event in told:
+        phase, begun = event.body["phase"], event.body["phase_status"] == "begun"
+        if begun:
+            times[names.get(phase, phase)] = event.at
+        elif phase == "training":
+            times["training_end"] = event.at
     return times
 
 

@@ -12,12 +12,12 @@ from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
 from reflux.events import ANSWERS, ChunkGenerated, Event, TaskFailed, TaskStopped
-from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Registration, Share
+from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Phase, Registration, Share
 from reflux.queues import ROUTES, service
 from reflux.run import Run
 from services.api.advance import PROGRESS, advance, append, lock
 from services.api.settings import Settings
-from services.api.tables import LogRow, MetricRow, RunRow, TaskRow, WorkerRow
+from services.api.tables import EventRow, LogRow, MetricRow, RunRow, TaskRow, WorkerRow
 
 log = structlog.get_logger()
 
@@ -65,11 +65,12 @@ def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> As
 
 def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> BeatAnswer:
     """Keep the lease, note the progress, and say what to do."""
-    task = session.get(TaskRow, task_id, with_for_update=not body.chunks)
+    history = bool(body.chunks or body.phases)
+    task = session.get(TaskRow, task_id, with_for_update=not history)
     if task is None:
         return BeatAnswer(answer="lost", why="there is no such task")
     row: RunRow | None = None
-    if body.chunks:
+    if history:
         row, task = _lock(session, task_id) or (None, task)
     if task.status != "claimed" or task.attempt != body.attempt:
         return BeatAnswer(answer="lost", why=f"attempt {body.attempt} was given up; the task is {task.status}")
@@ -79,6 +80,8 @@ def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> Beat
     if row is not None:
         for chunk in body.chunks:
             advance(session, row, ChunkGenerated(key=task.key, chunk=chunk))
+        for phase in body.phases:
+            _tell(session, row, task, phase)
     stopping, since, now = session.execute(
         select(RunRow.stopping, RunRow.stopping_since, func.now()).where(RunRow.id == task.run_id)
     ).one()
@@ -213,6 +216,15 @@ def _note(session: Session, task: TaskRow, body: Beat) -> None:
         )
     if body.progress is not None or body.metrics or body.logs:
         session.execute(text("select pg_notify(:channel, :payload)"), {"channel": PROGRESS, "payload": task.run_id})
+
+
+def _tell(session: Session, row: RunRow, task: TaskRow, phase: Phase) -> None:
+    """Put a phase into the run's history, once: a beat may come twice."""
+    body = {"key": task.key, "attempt": task.attempt, "phase": phase.name, "phase_status": phase.status}
+    told = select(EventRow.id).where(EventRow.run_id == row.id, EventRow.type == "task_phase", EventRow.body.contains(body))
+    if session.scalar(told.limit(1)) is None:
+        facts = {name: leaks.redacted(value) if isinstance(value, str) else value for name, value in phase.facts.items()}
+        append(session, row, "task_phase", {**body, "facts": facts})
 
 
 def _fail(session: Session, row: RunRow, task: TaskRow, why: Failure) -> None:

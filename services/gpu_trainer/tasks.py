@@ -20,6 +20,7 @@ from reflux.errands import CompleteErrand, Errand, Written
 from reflux.errors import Retriable, Stopped
 from reflux.events import Event
 from reflux.task import Task
+from services.gpu_trainer import job, surroundings
 from services.gpu_trainer.pipe import described, error, outcome, pass_on
 from services.gpu_trainer.question import Question
 
@@ -66,7 +67,18 @@ def carry_out(task: Task) -> Event:
                 raise Retriable("stalled", f"{task.command.kind} made no progress for {seconds:.0f} s; its process was killed.")
 
 
-HANDLERS: dict[str, Callable[[Task], Event]] = {"train": carry_out, "generate": carry_out, "export_model": carry_out}
+def run_command(task: Task) -> Event:
+    """A user's own command, on a GPU whose memory no student of ours holds."""
+    with _one_at_a_time:
+        if _child is not None and _child.alive:
+            _child.kill()
+        return job.run_job(task)
+
+
+HANDLERS: dict[str, Callable[[Task], Event]] = {
+    **dict.fromkeys(("train", "generate", "export_model"), carry_out),
+    "run_job": run_command,
+}
 
 
 def infer(question: Question) -> Pieces:
@@ -121,7 +133,7 @@ def capabilities() -> dict[str, Any]:
     """What this machine can do, looked up once by a process of its own: see probe.py."""
     command = [sys.executable, "-m", "services.gpu_trainer.probe"]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found
+    return found | surroundings.capabilities()
 
 
 def _environment() -> dict[str, str]:

@@ -127,6 +127,8 @@ def sort_out(paths: Iterable[str], folder: str, command: CleanUp) -> tuple[list[
         return all_paths, [], "nothing was deleted: the run has results, but it was not said which attempts they are of"
     keep = tuple(prefix.rstrip("/") for prefix in command.keep_prefixes)
     passing = [f"{folder}/tasks/"] + [f"{folder}/pieces/train-{epoch.epoch:03d}/" for epoch in command.summary.epochs]
+    if command.summary.recipe == "job" and command.summary.outcome == "succeeded":
+        passing.append(f"{folder}/pieces/run_job/")
     unwanted = {
         path
         for path in all_paths

@@ -20,7 +20,7 @@ from reflux.events import DatasetPrepared
 from reflux.records import Example, Prompt, PromptSet
 from reflux.spec import RunSpec
 from reflux.task import Task
-from services.teacher_worker import examples, prompts, uploads
+from services.teacher_worker import examples, job_data, prompts, uploads
 from services.teacher_worker.families import TOKEN, Places, tokens
 from services.teacher_worker.ingest import Ingest
 from services.teacher_worker.spool import FUNCTION, HELD_OUT, VALIDATION, Spool, Table
@@ -45,6 +45,8 @@ class Made:
 def prepare(task: Task) -> DatasetPrepared:
     """Make the run's dataset under the attempt's folder."""
     assert isinstance(task.command, Prepare)
+    if task.spec.recipe == "job":
+        return job_data.prepare(task)
     began = time.monotonic()
     with TemporaryDirectory(prefix="reflux-prepare-") as scratch:
         made = make(task.spec, Path(scratch), task)

@@ -26,19 +26,20 @@ def deliver(task: Task) -> ResultsDelivered:
     assert isinstance(command, Deliver)
     began = time.monotonic()
     export, warnings = task.spec.export, list[str]()
+    folders = (("output", export.output_uri), ("data", export.data_uri), ("job's outputs", task.spec.job.outputs_uri))
     with tempfile.TemporaryDirectory(prefix="reflux-deliver-") as scratch:
         results = Path(scratch)
         _gather(task, command, results)
         own = run_folder(task.run_id)
         _upload(task.artifacts, results, own)
         targets = [f"{task.artifacts.url.rstrip('/')}/{own}"]
-        task.progress(1, 4, "targets")
-        for done, (name, uri) in enumerate((("output", export.output_uri), ("data", export.data_uri)), 2):
+        task.progress(1, 5, "targets")
+        for done, (name, uri) in enumerate(folders, 2):
             task.check()
             if uri:
                 with _tried(name, uri, targets, warnings):
                     _upload(Artifacts(uri), results, task.run_id)
-            task.progress(done, 4, "targets")
+            task.progress(done, 5, "targets")
         if export.hub_repo:
             task.check()
             with _tried("hub", export.hub_repo, targets, warnings):

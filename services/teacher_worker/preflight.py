@@ -23,7 +23,7 @@ from reflux.events import PreflightPassed
 from reflux.secret import secret
 from reflux.spec import RunSpec, Teacher
 from reflux.task import Task
-from services.teacher_worker import ingest, prompts, student_memory, uploads
+from services.teacher_worker import ingest, job_data, prompts, student_memory, uploads
 from services.teacher_worker.teachers import CallFailed, bedrock, recorded, teacher_for
 
 Workers = Callable[[], list[dict[str, Any]]]
@@ -78,6 +78,7 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
         if uri:
             yield _target(name, uri)
     if spec.recipe == "job":
+        yield from _job(spec, workers)
         return
     registered, unknown = _registered(workers)
     if unknown:
@@ -90,6 +91,24 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
         yield from _memory(spec, trainers)
         yield _compilers([w for w in registered if w["service"] == "evaluator"])
     yield _disk(spec, trainers)
+
+
+def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
+    for uri in job_data.places(spec.job):
+        try:
+            found = job_data.sizes(uri)
+        except RefluxError as error:
+            yield _failed(f"input {uri}", error)
+        else:
+            yield Check(f"input {uri}", "ok", f"{len(found)} files, {sum(found.values()) / 1e6:.1f} MB")
+    if spec.job.outputs_uri:
+        yield _target("outputs of the job", spec.job.outputs_uri)
+    registered, unknown = _registered(workers)
+    if unknown:
+        yield unknown
+    elif spec.compute.kind == "local":
+        trainers = [w for w in registered if w["service"] == "gpu_trainer" and w["alive"]]
+        yield from (Check("gpu_trainers", *found) for found in job_data.runners(spec.job, trainers))
 
 
 def terminal(failed: list[Check]) -> Terminal:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from reflux.artifacts import Artifacts, run_folder
 from reflux.records import Prompt, Verdict
 from reflux.summary import Comparison, EpochMetrics, Scores, Summary, Usage
+from services.teacher_worker.job_report import write_job_report
 
 PARTS = ("overall", "syntax", "protocol", "safety", "style")
 COLOURS = ("#1b1b1b", "#3366cc", "#2a9d5c", "#c7562c", "#8a5cb8")
@@ -29,6 +30,8 @@ class Shown:
 
 def write_report(artifacts: Artifacts, run_id: str, summary: Summary, prompts_path: str | None) -> None:
     """Write runs/<id>/report.md and the plots that it shows, below runs/<id>/report/. A fork's prompts lie in another run."""
+    if summary.recipe == "job":
+        return write_job_report(artifacts, run_id, summary)
     folder = run_folder(run_id)
     plots = dict(_plots(summary))
     for name, figure in plots.items():

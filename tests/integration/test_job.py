@@ -1,0 +1,489 @@
+"""The recipe `job` in a worker's hands: real commands, really stopped and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflux.artifacts import Artifacts
+from reflux.commands import RunJob
+from reflux.errors import RefluxError, Retriable, Stopped, Terminal
+from reflux.spec import RunSpec
+from reflux.stages import Stage
+from reflux.task import Task
+from services.gpu_trainer import job, surroundings
+from tests.integration.by_hand import eventually
+from tests.unit.test_operations import ROOT
+
+
+@pytest.fixture(autouse=True)
+def jobs_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFLUX_JOBS", "1")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the folders of jobs are made, so that a test sees what is left."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def task(folder: Path, script: str | None = None, attempt: int = 1, limits: dict[str, Any] | None = None, **fields: Any) -> Task:
+    """A job that runs `script` with Python, or job.command."""
+    (folder / "code").mkdir(exist_ok=True)
+    if script is not None:
+        (folder / "code" / "train.py").write_text(textwrap.dedent(script))
+    given = {"command": ["python", "train.py"], "code_uri": f"file://{folder}/code"} | fields
+    spec = RunSpec.model_validate({"recipe": "job", "name": "j", "job": given, "limits": limits or {}})
+    store = Artifacts(f"file://{folder}/store")
+    return Task("r1", RunJob(stage=Stage.TRAINING, epoch=1), spec, store, attempt=attempt)
+
+
+def phases(hand: Task) -> dict[str, str]:
+    return {p["name"]: p["status"] for p in hand.drain()["phases"] if p["status"] != "begun"}
+
+
+def failing(hand: Task) -> RefluxError:
+    with pytest.raises(RefluxError) as failed:
+        job.run_job(hand)
+    return failed.value
+
+
+WORKS = """
+    import json, os, pathlib
+    inputs, outputs = pathlib.Path(os.environ["REFLUX_INPUTS"]), pathlib.Path(os.environ["REFLUX_OUTPUTS"])
+    parameters = json.load(open(os.environ["REFLUX_PARAMETERS"]))
+    print("reading", sorted(p.name for p in inputs.iterdir()))
+    told = {"progress": [1, 2], "unit": "series", "metrics": {"mae": 0.5}, "step": 7, "facts": {"models_trained": ["A"]}}
+    print("::reflux", json.dumps(told))
+    print("::reflux is not JSON")
+    (outputs / "deep").mkdir()
+    (outputs / "deep" / "sum.txt").write_text(str(sum(int(p.read_text()) for p in inputs.iterdir()) * parameters["times"]))
+    (outputs / "environment.json").write_text(json.dumps(dict(os.environ)))
+"""
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> str:
+    (tmp_path / "inputs").mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / "inputs" / f"{number}.txt").write_text(str(number))
+    return f"file://{tmp_path}/inputs"
+
+
+def test_a_command_reads_its_inputs_and_its_outputs_are_kept(tmp_path: Path, scratch: Path, inputs: str) -> None:
+    hand = task(tmp_path, WORKS, inputs_uri=inputs, parameters={"times": 10})
+    event = job.run_job(hand)
+    assert event.outputs_path == "runs/r1/tasks/run_job/attempt-1/outputs"
+    assert hand.artifacts.get(f"{event.outputs_path}/deep/sum.txt") == b"60"
+    report = hand.drain()
+    ended = {p["name"]: p["facts"] for p in report["phases"] if p["status"] == "pass"}
+    assert list(ended) == ["initialization", "data_sync", "training", "results_sync", "cleanup"]
+    assert ended["data_sync"]["bytes_synced"] == len((tmp_path / "code/train.py").read_bytes()) + 3
+    assert ended["training"] == ended["training"] | {"exit_code": 0, "models_trained": ["A"]}
+    assert ended["results_sync"]["files_uploaded"] == 2
+    lines = [line["line"] for line in report["logs"]]
+    assert "reading ['1.txt', '2.txt', '3.txt']" in lines
+    assert "::reflux is not JSON" in lines
+    assert report["metrics"] == [{"step": 7, "values": {"mae": 0.5}}]
+    assert b"reading" in hand.artifacts.get("runs/r1/logs/run_job-1.log")
+    assert hand.artifacts.get_json("runs/r1/logs/run_job-1.json")["phases"]["training"]["exit_code"] == 0
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_command_gets_no_key_of_ours(tmp_path: Path, inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REFLUX_WORKER_KEY", "REFLUX_BROKER_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HTTPS_PROXY", "ANYTHING_ELSE"):
+        monkeypatch.setenv(name, "a-secret-of-the-worker")
+    hand = task(tmp_path, WORKS, inputs_uri=inputs, parameters={"times": 1}, environment={"MODE": "quick"})
+    event = job.run_job(hand)
+    seen = hand.artifacts.get_json(f"{event.outputs_path}/environment.json")
+    assert "a-secret-of-the-worker" not in str(seen)
+    assert seen["MODE"] == "quick"
+    assert seen["SM_CHANNEL_TRAINING"] == seen["REFLUX_INPUTS"]
+    assert json.loads(seen["SM_HPS"]) == {"times": 1}
+    allowed = {*surroundings.PASSED_ON, "PATH", "HOME", "TMPDIR", "PYTHONUNBUFFERED", "MODE", "LC_CTYPE", "PWD"}
+    assert {name for name in seen if not name.startswith(("REFLUX_", "SM_"))} <= allowed
+
+
+def test_a_worker_that_hides_can_t_be_read_by_its_own_user(tmp_path: Path) -> None:
+    """As root everything can be read; so this is tried as a plain user."""
+    code = (
+        "import ctypes, os, subprocess\n"
+        "from services.gpu_trainer.surroundings import hide\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"  # as after an exec
+        "look = ['cat', f'/proc/{os.getpid()}/environ']\n"
+        "print(subprocess.run(look, capture_output=True).returncode)\n"
+        "hide()\n"
+        "print(subprocess.run(look, capture_output=True).returncode)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert told == ["0", "1"]
+
+
+def test_secrets_in_lines_are_blotted(tmp_path: Path) -> None:
+    key = "AKIA" + "ABCDEFGHIJKLMNOP"
+    hand = task(tmp_path, f"print('key', '{key}'); raise SystemExit(3)")
+    failing(hand)
+    assert key.encode() not in hand.artifacts.get("runs/r1/logs/run_job-1.log")
+    assert key not in str(hand.drain()["logs"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "advice"),
+    [
+        (["python", "-c", "raise SystemExit(3)"], "ended with exit code 3", "log"),
+        (["sh", "-c", "kill -9 $$"], "ended by SIGKILL (killed)", "ran out of memory"),
+        (["python", "-c", "import ctypes; ctypes.string_at(0)"], "ended by SIGSEGV", "A library crashed"),
+        (["sh", "-c", "exit 127"], "exit code 127", "not found"),
+        (["no-such-program"], "could not be started: No such file or directory: no-such-program", "job.code_uri"),
+        (["./train.py"], "could not be started: Permission denied", "job.code_uri"),
+        (["true"], "left nothing in REFLUX_OUTPUTS", "log"),
+    ],
+)
+def test_a_command_that_failed_says_how(tmp_path: Path, scratch: Path, command: list[str], said: str, advice: str) -> None:
+    hand = task(tmp_path, "pass", command=command)
+    error = failing(hand)
+    assert isinstance(error, Terminal)
+    assert error.code == "job_failed"
+    assert said in error.message
+    assert advice in error.hint
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_script_from_a_store_is_executable_again(tmp_path: Path) -> None:
+    hand = task(tmp_path, '#!/bin/sh\necho done > "$REFLUX_OUTPUTS/x"\n', command=["./train.py"])
+    assert job.run_job(hand).outputs_path
+
+
+def test_unfinished_outputs_of_a_failed_command_are_kept_apart(tmp_path: Path) -> None:
+    script = "import os; open(os.environ['REFLUX_OUTPUTS'] + '/half.txt', 'w').write('half'); raise SystemExit(1)"
+    hand = task(tmp_path, script)
+    failing(hand)
+    assert hand.artifacts.get("runs/r1/partial/attempt-1/half.txt") == b"half"
+    assert phases(hand) == {"initialization": "pass", "data_sync": "pass", "training": "fail", "cleanup": "pass"}
+
+
+def test_a_link_out_of_the_outputs_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("private")
+    script = f"""
+        import os
+        os.symlink("{tmp_path}/private", os.environ["REFLUX_OUTPUTS"] + "/link")
+        open(os.environ["REFLUX_OUTPUTS"] + "/real", "w").write("real")
+    """
+    hand = task(tmp_path, script)
+    folder = job.run_job(hand).outputs_path
+    assert hand.artifacts.paths(folder) == [f"{folder}/real"]
+
+
+def test_a_worker_that_may_not_run_commands_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REFLUX_JOBS")
+    error = failing(task(tmp_path, "pass"))
+    assert (error.code, isinstance(error, Terminal)) == ("jobs_not_allowed", True)
+    assert "REFLUX_JOBS=1" in error.hint
+    assert surroundings.capabilities() == {"jobs": False, "container_engine": None}
+
+
+def test_a_container_without_an_engine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    surroundings._looked_for.cache_clear()
+    error = failing(task(tmp_path, "pass", container="python:3.11"))
+    surroundings._looked_for.cache_clear()
+    assert error.code == "no_container_engine"
+
+
+@pytest.mark.parametrize("uri", ["file://{}/nowhere", "file://{}/empty"])
+def test_inputs_that_are_not_there_end_it(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "empty").mkdir()
+    error = failing(task(tmp_path, "pass", inputs_uri=uri.format(tmp_path)))
+    assert error.code == "no_inputs"
+    assert not (tmp_path / "nowhere").exists()
+
+
+# Stops
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[[Task], "Outcome"]]:
+    begun: list[Outcome] = []
+
+    def begin(hand: Task) -> Outcome:
+        begun.append(Outcome(hand))
+        return begun[-1]
+
+    yield begin
+    for outcome in begun:
+        outcome.hand.stop, outcome.hand.kill = outcome.hand.stop or "abort", True
+        outcome.thread.join(30)
+
+
+class Outcome:
+    """A job that runs in a thread, as in a worker."""
+
+    def __init__(self, hand: Task) -> None:
+        self.hand = hand
+        self.raised: BaseException | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            job.run_job(self.hand)
+        except (RefluxError, Stopped) as error:
+            self.raised = error
+
+    def ended(self) -> BaseException | None:
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return self.raised
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it is not a dead one that nobody has looked at."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def pids(folder: Path, count: int) -> list[int]:
+    def written() -> list[int]:
+        found = [int(text) for path in folder.glob("pid-*") if (text := path.read_text().strip())]
+        return found if len(found) == count else []
+
+    return eventually(written, 20, "the command did not start")
+
+
+GENTLE = """
+    import os, signal, sys, time
+    def stop(*_):
+        open(os.environ["REFLUX_CHECKPOINTS"] + "/state.txt", "w").write("step 5")
+        open(os.environ["REFLUX_OUTPUTS"] + "/half.txt", "w").write("half")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    checkpoint = os.environ["REFLUX_CHECKPOINTS"] + "/state.txt"
+    if os.path.exists(checkpoint):
+        open(os.environ["REFLUX_OUTPUTS"] + "/whole.txt", "w").write(open(checkpoint).read())
+        sys.exit(0)
+    open("{folder}/pid-1", "w").write(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+def test_a_stop_is_sigterm_and_the_next_attempt_has_the_checkpoint(tmp_path: Path, in_background: Any) -> None:
+    script = GENTLE.replace("{folder}", str(tmp_path))
+    first = in_background(task(tmp_path, script))
+    pids(tmp_path, 1)
+    first.hand.stop = "pause"
+    stopped = first.ended()
+    assert isinstance(stopped, Stopped)
+    assert stopped.why == "pause"
+    assert first.hand.artifacts.get("runs/r1/pieces/run_job/checkpoints/state.txt") == b"step 5"
+    assert not first.hand.artifacts.paths("runs/r1/partial"), "it is to go on"
+    second = task(tmp_path, script, attempt=2)
+    assert second.artifacts.get(f"{job.run_job(second).outputs_path}/whole.txt") == b"step 5"
+
+
+def test_at_the_limit_of_time_unfinished_outputs_are_kept(tmp_path: Path, in_background: Any) -> None:
+    begun = in_background(task(tmp_path, GENTLE.replace("{folder}", str(tmp_path))))
+    pids(tmp_path, 1)
+    begun.hand.stop = "limit"
+    assert isinstance(begun.ended(), Stopped)
+    assert begun.hand.artifacts.get("runs/r1/partial/attempt-1/half.txt") == b"half"
+    assert phases(begun.hand)["training"] == "stopped"
+
+
+def test_a_command_that_knows_nothing_of_signals_ends_at_once(tmp_path: Path, in_background: Any) -> None:
+    begun = in_background(
+        task(tmp_path, "pass", command=["sh", "-c", f"echo $$ > {tmp_path}/pid-1; exec sleep 60"], stop_seconds=600)
+    )
+    pids(tmp_path, 1)
+    begun.hand.stop = "abort"
+    assert isinstance(begun.ended(), Stopped)
+
+
+STUBBORN = """
+    import os, signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open("{folder}/pid-1", "w").write(str(os.getpid()))
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:  # a daemon, which no process group holds
+            open("{folder}/pid-2", "w").write(str(os.getpid()))
+            time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+def test_what_does_not_stop_is_killed_with_all_that_it_started(tmp_path: Path, scratch: Path, in_background: Any) -> None:
+    begun = in_background(task(tmp_path, STUBBORN.replace("{folder}", str(tmp_path)), stop_seconds=0.5))
+    processes = pids(tmp_path, 2)
+    assert all(map(alive, processes))
+    begun.hand.stop = "abort"
+    assert isinstance(begun.ended(), Stopped)
+    assert not any(map(alive, processes))
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_kill_does_not_wait(tmp_path: Path, in_background: Any) -> None:
+    begun = in_background(task(tmp_path, STUBBORN.replace("{folder}", str(tmp_path)), stop_seconds=600))
+    processes = pids(tmp_path, 2)
+    begun.hand.stop, begun.hand.kill = "abort", True
+    assert isinstance(begun.ended(), Stopped)
+    assert not any(map(alive, processes))
+
+
+def test_a_daemon_left_behind_ends_with_its_command(tmp_path: Path) -> None:
+    script = STUBBORN.replace("{folder}", str(tmp_path)).rstrip().removesuffix("time.sleep(60)")
+    script += "open(os.environ['REFLUX_OUTPUTS'] + '/x', 'w').write('x')\n"
+    job.run_job(task(tmp_path, script))
+    assert not any(map(alive, pids(tmp_path, 2)))
+
+
+def test_a_command_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """The worker is a process of its own here; SIGKILL leaves it no time to say anything."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text(textwrap.dedent(STUBBORN.replace("{folder}", str(tmp_path))))
+    code = f"""
+        from pathlib import Path
+        from services.gpu_trainer import job
+        from tests.integration.test_job import task
+        job.run_job(task(Path("{tmp_path}")))
+    """
+    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ | {"REFLUX_JOBS": "1"})
+    processes = pids(tmp_path, 2)
+    worker.kill()
+    worker.wait()
+    eventually(lambda: not any(map(alive, processes)), 20, "the command outlived its worker")
+
+
+def test_silence_without_work_is_a_stall_and_work_is_none(tmp_path: Path) -> None:
+    idle = task(tmp_path, "import time; time.sleep(60)", limits={"stall_seconds": 1.5})
+    error = failing(idle)
+    assert isinstance(error, Retriable)
+    assert error.code == "stalled"
+    busy = """
+        import os, time
+        until = time.process_time() + 3
+        while time.process_time() < until: pass
+        open(os.environ["REFLUX_OUTPUTS"] + "/x", "w").write("x")
+    """
+    assert job.run_job(task(tmp_path, busy, limits={"stall_seconds": 2.5})).outputs_path
+
+
+def test_checkpoints_are_stored_while_the_command_runs(tmp_path: Path, in_background: Any) -> None:
+    script = f"""
+        import os, time
+        folder = os.environ["REFLUX_CHECKPOINTS"]
+        open(folder + "/old", "w").write("1")
+        open(folder + "/new", "w").write("1")
+        open("{tmp_path}/pid-1", "w").write(str(os.getpid()))
+        while not os.path.exists("{tmp_path}/go"): time.sleep(0.05)
+        os.remove(folder + "/old")
+        time.sleep(60)
+    """
+    begun = in_background(task(tmp_path, script, checkpoint_seconds=0.3))
+    pids(tmp_path, 1)
+    store, folder = begun.hand.artifacts, "runs/r1/pieces/run_job/checkpoints"
+    eventually(lambda: store.paths(folder) == [f"{folder}/new", f"{folder}/old"], 20, "no checkpoint was stored")
+    (tmp_path / "go").touch()
+    eventually(lambda: store.paths(folder) == [f"{folder}/new"], 20, "what is gone was not removed")
+
+
+def test_results_that_were_stored_are_not_made_again(tmp_path: Path) -> None:
+    script = "import os; open(os.environ['REFLUX_OUTPUTS'] + '/x', 'a').write('once')"
+    first = job.run_job(task(tmp_path, script))
+    second = job.run_job(task(tmp_path, "raise SystemExit(1)", attempt=2))
+    assert second.outputs_path == first.outputs_path
+
+
+class Refusing(Artifacts):
+    """A store that throttles the first puts below the outputs, then takes them; or refuses them for good."""
+
+    refusals = 2
+    error: type[RefluxError] = Retriable
+
+    def put_file(self, path: str, file: Path) -> None:
+        if "/outputs/" in path and self.refusals:
+            self.refusals -= 1
+            raise self.error("s3_throttled" if self.error is Retriable else "access_denied", "slow down")
+        super().put_file(path, file)
+
+
+def test_results_wait_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("services.gpu_trainer.sync.Sync._rest", lambda _, seconds: waits.append(seconds))
+    hand = task(tmp_path, "import os; open(os.environ['REFLUX_OUTPUTS'] + '/x', 'w').write('x')")
+    hand.artifacts = Refusing(hand.artifacts.url)
+    hand.artifacts.refusals = 5
+    assert job.run_job(hand).outputs_path
+    assert waits == [5, 15, 45, 45, 45], "by the table, then as before"
+
+
+def test_results_that_no_store_takes_stay_where_they_are(tmp_path: Path, scratch: Path) -> None:
+    hand = task(tmp_path, "import os; open(os.environ['REFLUX_OUTPUTS'] + '/x', 'w').write('x')")
+    hand.artifacts = Refusing(hand.artifacts.url)
+    hand.artifacts.refusals, hand.artifacts.error = 99, Terminal
+    error = failing(hand)
+    assert error.code == "results_not_stored"
+    [kept] = scratch.glob("*/outputs/x")
+    assert str(kept.parent) in error.message
+
+
+def test_a_flood_of_lines_is_whole_in_the_file_alone(tmp_path: Path) -> None:
+    began = time.monotonic()
+    hand = task(tmp_path, "for n in range(20000): print('line', n)\nraise SystemExit(1)")
+    failing(hand)
+    told = hand.drain()["logs"]
+    assert len(told) < 700 + 20 * (time.monotonic() - began)
+    assert any("lines are only in the log file" in line["line"] for line in told)
+    assert hand.artifacts.get("runs/r1/logs/run_job-1.log").count(b"\n") == 20000
+
+
+def test_binary_output_and_endless_lines_do_no_harm(tmp_path: Path) -> None:
+    script = """
+        import sys
+        sys.stdout.buffer.write(bytes(range(256)) * 50 + b"x" * 300_000)
+        print()
+        print("\\r 10%\\r 20%")
+        sys.exit(1)
+    """
+    hand = task(tmp_path, script)
+    failing(hand)
+    lines = [line["line"] for line in hand.drain()["logs"]]
+    assert " 20%" in lines, "what a progress bar wrote last"
+    assert not any("\0" in line for line in lines), "no database takes it"
+    assert max(map(len, lines)) <= 2000
+
+
+@pytest.mark.parametrize(
+    "told",
+    ['{"metrics": {"loss": NaN}}', '{"progress": [1, Infinity]}', '{"facts": {"a": "\\u0000"}}', '{"facts": {"a": NaN}}', "[]"],
+)
+def test_what_can_not_be_told_is_a_line_like_any_other(tmp_path: Path, told: str) -> None:
+    hand = task(tmp_path, f"print(r'::reflux {told}'); raise SystemExit(1)")
+    failing(hand)
+    report = hand.drain()
+    assert f"::reflux {told}" in [line["line"] for line in report["logs"]]
+    assert report["metrics"] == []
+    json.dumps(report, allow_nan=False)
+
+
+def test_signals_by_number_have_names() -> None:
+    from services.gpu_trainer.command import manner
+
+    assert manner({"returncode": -signal.SIGTERM}) == "The command was ended by SIGTERM (terminated)"
+    assert manner({"returncode": -63}).startswith("The command was ended by signal 63")
+    assert "from outside" in manner({})
