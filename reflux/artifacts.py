@@ -251,6 +251,8 @@ def _options(url: str) -> dict[str, Any]:
             return {"retry_config": RETRIES, **_keys()}
         case "gs" | "az":
             return {"retry_config": RETRIES}
+        case "http" | "https":  # obstore would post anywhere in the network
+            raise ValueError("files are not exchanged over HTTP")
     return {}
 
 
@@ -270,7 +272,8 @@ def translated(error: Exception, url: str) -> RefluxError:
     if "NoSuchBucket" in str(error):
         return Terminal("no_such_bucket", f"There is no bucket at {url}")
     if isinstance(error, ValueError) or "Unable to recognise URL" in text:
-        return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}")
+        hint = "Name a folder or a bucket: file:///…, s3://…, gs://… or az://…."
+        return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}", hint)
     if status in (429, 503) or "SlowDown" in str(error):
         return Retriable("s3_throttled", f"{url}: {text}")
     if isinstance(error, GenericError | OSError | TimeoutError):

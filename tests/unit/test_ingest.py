@@ -16,6 +16,7 @@ from reflux.errors import Retriable, Stopped, Terminal
 from reflux.spec import Data
 from services.teacher_worker import licences
 from services.teacher_worker.ingest import Ingest, decode, read_lines
+from tests.s3 import BUCKET, S3
 
 FUNCTION = b"int f(void) { return 1; }\n"
 DATED = "<LastModified>2025-01-01T00:00:00Z</LastModified><ETag>1</ETag>"
@@ -93,6 +94,25 @@ def test_reading_begins_before_all_is_listed(tmp_path: Path) -> None:
     assert done.total < 100
     assert sum(1 for _ in files) == 199
     assert done.seen == done.total == 200
+
+
+@pytest.mark.parametrize(("environment", "code"), [({}, ""), ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "access_denied")])
+@pytest.mark.parametrize("bucket", [BUCKET, "no-such-bucket"])
+def test_what_can_not_be_read_on_s3_is_named(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, bucket: str, environment: dict[str, str], code: str
+) -> None:
+    for name, value in (s3.environment | environment).items():
+        monkeypatch.setenv(name, value)
+    uri = f"s3://{bucket}/missing/prefix"
+    code = code or ("" if bucket == BUCKET else "no_such_bucket")
+    if not code:
+        paths, _, done = ingest(uri)
+        assert (paths, done.places) == ([], [f"{uri} (nothing there)"])
+        return
+    with pytest.raises(Terminal) as error:
+        ingest(uri)
+    assert error.value.code == code
+    assert f"s3://{bucket}" in error.value.message
 
 
 @pytest.mark.parametrize("failure", ["refuses", "breaks off"])
