@@ -69,7 +69,7 @@ def _filters(wanted: Wanted, names: list[str]) -> None:
         with ui.element("input").props(
             'type=search name=name list=names placeholder="Name" aria-label="Name" autocomplete=off'
         ) as box:
-            box.props["value"] = wanted.name
+            box.props["^value"] = wanted.name  # as an attribute: what is typed stays when the page is drawn again
             box.on("change", js_handler=submit)
         with ui.element("datalist").props("id=names"):
             for name in names:

@@ -23,6 +23,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from starlette.datastructures import State
 
+from reflux.artifacts import Artifacts
+from reflux.views import Problem
 from services.api import sign_ins
 from services.api.problems import ProblemError
 from services.api.sign_ins import Visitor
@@ -63,10 +65,19 @@ async def read(query: Callable[[Session], T]) -> T:
     return await _in_thread(ask)
 
 
-async def act(work: Callable[[Session, str], T], said: str = "") -> T | None:
+def artifacts() -> Artifacts:
+    """The artifact store, outside of the event loop; made when it is first needed, as for REST."""
+    if state().artifacts is None:
+        state().artifacts = Artifacts(state().settings.artifacts_url)
+    store: Artifacts = state().artifacts
+    return store
+
+
+async def act(work: Callable[[Session, str], T], said: str = "", problem: Callable[[Problem], object] | None = None) -> T | None:
     """Do as an operator, in one transaction, what `work(session, by)` does. None, and the reason shown, if it could not be done.
 
-    Whether the visitor may is looked up again: a key may have been revoked since the page was drawn.
+    Whether the visitor may is looked up again: a key may have been revoked since the page was drawn. `problem` shows the reason
+    in a place of the page's own.
     """
     client = ui.context.client
     known = visitor()
@@ -87,7 +98,10 @@ async def act(work: Callable[[Session, str], T], said: str = "") -> T | None:
     except ProblemError as error:
         if error.status_code == 401:
             client.open("/sign-in")
-        ui.notify(f"{error.problem.detail} {error.problem.hint}", type="negative", multi_line=True)
+        if problem is not None:
+            problem(error.problem)
+        else:
+            ui.notify(f"{error.problem.detail} {error.problem.hint}", type="negative", multi_line=True)
         return None
     except (DBAPIError, PoolTimeout):
         ui.notify("The database can't be reached. Nothing was changed; try again in a moment.", type="negative", multi_line=True)
