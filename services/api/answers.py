@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts
@@ -107,6 +107,21 @@ def whole(session: Session, artifacts: Artifacts, run_id: str, epoch: int, wante
         if key in texts and key in verdicts:
             views.append(_view(row.id, row.chunk, texts[key], verdicts[key], correction))
     return views
+
+
+def counts(session: Session, run_id: str) -> dict[tuple[int, str, str], int]:
+    """How many answers are scored, by epoch, model and set."""
+    chunk = TaskRow.command["chunk"]
+    model, prompt_set = chunk["model"].astext.label("model"), chunk["set"].astext.label("set")
+    scored = (
+        select(TaskRow.epoch, model, prompt_set, EventRow.body["count"].as_integer().label("count"))
+        .join(EventRow, (EventRow.run_id == TaskRow.run_id) & (EventRow.body["key"].astext == TaskRow.key))
+        .where(TaskRow.run_id == run_id, TaskRow.kind == "score", TaskRow.status == "done", EventRow.type == "chunk_scored")
+        .subquery()
+    )
+    of = (scored.c.epoch, scored.c.model, scored.c.set)
+    found = session.execute(select(*of, func.sum(scored.c.count)).group_by(*of))
+    return {(epoch, model, prompt_set): int(count) for epoch, model, prompt_set, count in found}
 
 
 def across(

@@ -7,6 +7,7 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 MOVED = "reflux_moved"
+IN_PLACE = "(event) => { if (event.ctrlKey || event.metaKey || event.shiftKey) return; event.preventDefault(); emit(); }"
 
 
 def query(values: Mapping[str, object]) -> str:
@@ -27,3 +28,12 @@ def on_move(callback: Callable[[dict[str, str]], Awaitable[None]]) -> None:
 
     ui.on(MOVED, moved)
     ui.run_javascript(f"window.addEventListener('popstate', () => emitEvent('{MOVED}', location.search))")
+
+
+def link(target: str, follow: Callable[[], Awaitable[None]], css: str, *, current: bool = False) -> ui.element:
+    """A real link, to be opened elsewhere or kept; a plain click follows it in place."""
+    made = ui.element("a").classes(css)
+    made.props["href"] = target
+    if current:
+        made.props["aria-current"] = "true"
+    return made.on("click", follow, js_handler=IN_PLACE)

@@ -7,12 +7,11 @@ from nicegui import ui
 
 COLOURS = tuple(f"var(--series-{number})" for number in range(1, 7))
 QUIET = "var(--quiet)"
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'  # its words are measured before they are drawn
 Points = list[list[float | None]]
 
 
-def options(
-    y: str, series: Sequence[dict[str, Any]], *, x: str, whole_x: bool = False, top: float | None = None
-) -> dict[str, Any]:
+def options(series: Sequence[dict[str, Any]], *, x: str, whole_x: bool = False, top: float | None = None) -> dict[str, Any]:
     """Lines over numbers. `top` is the end of the y-axis where it has one, from 0."""
     axis = {"nameTextStyle": {"color": QUIET}, "axisLabel": {"color": QUIET, "hideOverlap": True}, "splitLine": {"show": False}}
     scale = {"min": 0, "max": top} if top is not None else {"scale": True}
@@ -20,8 +19,8 @@ def options(
         "animation": False,
         "aria": {"enabled": True},
         "color": list(COLOURS),
-        "textStyle": {"fontFamily": "inherit"},
-        "grid": {"left": 52, "right": 20, "top": 40, "bottom": 42},
+        "textStyle": {"fontFamily": FONT},
+        "grid": {"left": 48, "right": 20, "top": 34, "bottom": 42},
         "legend": {"top": 4, "left": 0, "itemWidth": 14, "itemHeight": 8, "icon": "roundRect", "textStyle": {"color": QUIET}},
         "tooltip": {
             "trigger": "axis",
@@ -40,7 +39,7 @@ def options(
             "nameGap": 26,
             "axisLine": {"lineStyle": {"color": "var(--line)"}},
         },
-        "yAxis": {**axis, **scale, "type": "value", "name": y, "splitLine": {"lineStyle": {"color": "var(--line)"}}},
+        "yAxis": {**axis, **scale, "type": "value", "splitLine": {"lineStyle": {"color": "var(--line)"}}},
         "series": list(series),
     }
 
@@ -60,7 +59,7 @@ def line(
         "emphasis": {"disabled": True},
     }
     if at is not None:
-        label = {"formatter": "aim {c}", "position": "insideEndTop", "color": QUIET}
+        label = {"formatter": "aim {c}", "position": "insideStartTop", "color": QUIET}
         made["markLine"] = {
             "silent": True,
             "symbol": "none",

@@ -20,7 +20,10 @@ Line = tuple[Segment, ...]
 
 # A longer text, line or run of empty lines is shown without colours: pygments takes seconds for some that are made for it
 COLOURED, COLOURED_LINE, COLOURED_EMPTY = 20_000, 1000, 30
-LEXERS = {"c": CLexer(stripnl=False, ensurenl=False), "c++": CppLexer(stripnl=False, ensurenl=False)}
+LEXERS = {
+    "c": CLexer(stripnl=False, ensurenl=False),  # type: ignore[no-untyped-call]
+    "c++": CppLexer(stripnl=False, ensurenl=False),  # type: ignore[no-untyped-call]
+}
 NAMED = {"\x1b": "ESC", "\x00": "NUL", "\x07": "BEL", "\x08": "BS", "\r": "CR", "\x7f": "DEL", "\x0c": "FF", "\x0b": "VT"}
 MINUS = "\u2212"
 HIDDEN = re.compile(
@@ -78,15 +81,18 @@ def inline(line: Line, changed: tuple[int, int] | None = None) -> Markup:
     return Markup("{}<mark>{}</mark>{}").format(inline(before), inline(within), inline(after))
 
 
-def annotated(code: str, language: str, said: Sequence[Evidence]) -> Markup:
-    """The code with the evidence `said` below the lines it is about, a caret at its column."""
+def annotated(code: str, language: str, said: Sequence[Evidence], anchor: str = "") -> Markup:
+    """The code with the evidence `said` below the lines it is about, a caret at its column. `anchor`: lines have ids by it."""
     rows = []
     by_line = {number: list(group) for number, group in groupby(sorted(said, key=_place), key=lambda item: item.line)}
     for number, line in enumerate(lines(code, language), 1):
         about = by_line.get(number, [])
         rows.append(
-            Markup('<div class="line {}" id="line-{}"><span class="no">{}</span><code>{}</code></div>').format(
-                _tone(about), number, number, inline(line) or "\u200b"
+            Markup('<div class="line {}"{}><span class="no">{}</span><code>{}</code></div>').format(
+                _tone(about),
+                Markup(' id="{}-{}"').format(anchor, number) if anchor else "",
+                number,
+                inline(line) or "\u200b",
             )
         )
         rows.extend(_said(item, "".join(text for _, text in line)) for item in about)

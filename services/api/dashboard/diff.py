@@ -74,7 +74,7 @@ def _pair(block: Block, before: tuple[Line, ...], after: tuple[Line, ...], css: 
     else:
         left = [_row(number, line, code.MINUS, _difference(line, new, place)) for place, (number, line) in enumerate(old)]
         right = [_row(number, line, "+", _difference(line, old, place)) for place, (number, line) in enumerate(new)]
-    return Markup('<div class="block {}"><div class="old">{}</div><div class="new">{}</div></div>').format(
+    return Markup('<div class="chunk {}"><div class="old">{}</div><div class="new">{}</div></div>').format(
         css, Markup("").join(left), Markup("").join(right)
     )
 

@@ -91,7 +91,7 @@ class Logs:
 
 
 def _select(choices: dict[str, str], value: str, label: str) -> ui.select:
-    return ui.select(choices, value=value if value in choices else "", label=label).props("dense outlined").classes("choice")
+    return ui.select(choices, value=value if value in choices else "", label=label).props("dense outlined").classes("pick")
 
 
 def _said(line: LogView) -> str:

@@ -15,6 +15,7 @@ from services.api.dashboard.charts import Points
 
 NAMES = ("loss", "val_loss", "learning_rate")
 MOST = 400  # points of a series, when the page opens; at twice as many it is thinned anew
+SHORT = "value => value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : value"  # a learning rate
 MORE = 2000  # points looked at in one go
 
 
@@ -118,14 +119,13 @@ class Plots:
                 charts.line("loss", "Training", series.get("loss", [])),
                 charts.line("val_loss", "Validation", val, symbols=len(val) < 40),
             ],
-            "loss",
             x="step",
         )
-        self.rate.draw([charts.line("learning_rate", "Learning rate", series.get("learning_rate", []))], "", x="step")
+        self.rate.draw([charts.line("learning_rate", "Learning rate", series.get("learning_rate", []))], x="step")
 
     def _draw_epochs(self, run: RunView) -> None:
-        self.scores.draw(scores(run), "", x="epoch", top=10)
-        self.poor.draw(corrections(run), "%", x="epoch", top=100)
+        self.scores.draw(scores(run), x="epoch", top=10)
+        self.poor.draw(corrections(run), x="epoch", top=100)
 
 
 class _Plot:
@@ -137,7 +137,7 @@ class _Plot:
             shell.heading(title)
             self.waits = ui.label("There is none: the run ended before." if over else waits_for).classes("empty")
 
-    def draw(self, series: list[dict[str, Any]], y: str, *, x: str, top: float | None = None) -> None:
+    def draw(self, series: list[dict[str, Any]], *, x: str, top: float | None = None) -> None:
         """Draw it once; then give the chart those series alone that have new points."""
         sizes = {one["id"]: len(one["data"]) for one in series}
         if not any(sizes.values()):
@@ -145,7 +145,9 @@ class _Plot:
         if self.chart is None:
             self.waits.delete()
             with self.place:
-                self.chart = charts.chart(self.title, charts.options(y, series, x=x, whole_x=x == "epoch", top=top))
+                drawn = charts.options(series, x=x, whole_x=x == "epoch", top=top)
+                drawn["yAxis"]["axisLabel"][":formatter"] = SHORT
+                self.chart = charts.chart(self.title, drawn)
         else:
             new = [{"id": one["id"], "data": one["data"]} for one in series if sizes[one["id"]] != self.sizes.get(one["id"])]
             self.chart.options["series"] = series

@@ -15,6 +15,7 @@ from services.api.dashboard.epochs import Epochs
 from services.api.dashboard.kpis import Kpis
 from services.api.dashboard.logs import Logs
 from services.api.dashboard.plots import Curves, Plots
+from services.api.dashboard.sides import flattened
 from services.api.dashboard.timeline import Timeline, Times
 
 
@@ -82,8 +83,8 @@ class _Page:
                 ui.link(f"forked from epoch {run.origin.epoch} of {run.origin.run_id}", f"/runs/{run.origin.run_id}")
             with ui.element("nav").classes("bar end").props('aria-label="This run"'):
                 if run.recipe == "distill":
-                    ui.link("Answers", f"/runs/{run.id}/answers").classes("strong")
-                ui.link("Compare", f"/compare?runs={run.id}")
+                    ui.button("Answers", icon="rate_review").props(f'outline type=a href="/runs/{run.id}/answers"')
+                ui.button("Compare", icon="compare_arrows").props(f'flat type=a href="/compare?runs={run.id}"')
 
     async def refresh(self) -> None:
         """What has changed since the last look, where it has."""
@@ -115,17 +116,6 @@ def settings(run: RunView) -> None:
 def spec_of(run: RunView) -> Markup:
     rows = Markup("").join(
         Markup("<tr><th scope=row>{}</th><td>{}</td></tr>").format(name, code.visible(value))
-        for name, value in flat(run.spec or {}).items()
+        for name, value in flattened(run.spec or {}).items()
     )
     return Markup('<table class="settings small">{}</table>').format(rows)
-
-
-def flat(spec: dict[str, object], prefix: str = "") -> dict[str, str]:
-    """`student.model: …`, for every setting."""
-    found: dict[str, str] = {}
-    for name, value in spec.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = "" if value is None else str(value)
-    return found

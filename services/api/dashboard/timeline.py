@@ -18,6 +18,12 @@ ROWS = {"stages": "Run", "gpu": "Student", "evaluator": "Evaluator", "teacher": 
 ROW_OF = {"train": "gpu", "run_job": "gpu", "generate": "gpu", "export_model": "gpu", "score": "evaluator", "judge": "evaluator"}
 ROW_OF |= {"compare": "evaluator", "review": "person"}
 COLOURS = {"gpu": "var(--series-1)", "evaluator": "var(--series-3)", "teacher": "var(--series-2)", "person": "var(--series-4)"}
+STAGES = {
+    "training": COLOURS["gpu"],
+    "refining": COLOURS["evaluator"],
+    "teaching": COLOURS["teacher"],
+    "comparing": COLOURS["evaluator"],
+}
 WAITED = timedelta(seconds=1)  # less is no wait
 SHOWN_LANES = 12
 RENDER = """(params, api) => {
@@ -26,8 +32,14 @@ RENDER = """(params, api) => {
   const left = Math.max(from[0], params.coordSys.x);
   const right = Math.min(Math.max(to[0], from[0] + 2), params.coordSys.x + params.coordSys.width);
   if (right <= left) return;
-  return {type: 'rect', shape: {x: left, y: from[1] - band / 2 + api.value(3) * height, width: right - left,
+  const bar = {type: 'rect', shape: {x: left, y: from[1] - band / 2 + api.value(3) * height, width: right - left,
     height: Math.max(height - 1, 2), r: 2}, style: {fill: api.visual('color'), opacity: api.value(5)}};
+  const word = rows === 1 && right - left > 70 ? String(api.value(6)) : '';
+  if (!word) return bar;
+  const style = {text: word, fill: 'var(--card)', fontSize: 11, width: right - left - 6, overflow: 'truncate'};
+  bar.textContent = {type: 'text', style};
+  bar.textConfig = {position: 'inside'};
+  return bar;
 }"""
 
 
@@ -184,16 +196,16 @@ def _order(bar: Bar) -> tuple[int, int]:
 def _item(bar: Bar, lanes: list[str]) -> dict[str, Any]:
     rows = list(COLOURS)
     place = 0 if bar.row == "stages" else rows.index(bar.row)
-    colour = f"var(--{bar.tone})" if bar.row == "stages" else COLOURS[bar.row]
+    colour = STAGES.get(bar.word, "var(--off)") if bar.row == "stages" else COLOURS[bar.row]
     count = 1 if bar.row == "stages" else len(rows)
     times = [bar.start.timestamp() * 1000, bar.stop.timestamp() * 1000]
     shade = 0.45 if bar.waits else 1
-    value = [lanes.index(bar.lane), *times, place, count, shade]
+    value = [lanes.index(bar.lane), *times, place, count, shade, bar.word]
     return {"name": bar.told, "value": value, "itemStyle": {"color": "var(--waits)" if bar.waits else colour}}
 
 
 def _options(lanes: list[str], data: list[dict[str, Any]]) -> dict[str, Any]:
-    made = charts.options("", [], x="")
+    made = charts.options([], x="")
     axis = {"axisLabel": {"color": charts.QUIET, "hideOverlap": True}, "axisLine": {"lineStyle": {"color": "var(--line)"}}}
     zoom: list[dict[str, Any]] = [{"type": "inside", "xAxisIndex": 0, "filterMode": "weakFilter", "zoomOnMouseWheel": "ctrl"}]
     if len(lanes) > SHOWN_LANES:
