@@ -9,10 +9,10 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -40,6 +40,7 @@ from reflux.views import (
     PresetList,
     PresetView,
     Problem,
+    ReadyView,
     ReviewView,
     Role,
     RunList,
@@ -49,8 +50,10 @@ from reflux.views import (
 )
 
 View = TypeVar("View", bound=BaseModel)
+Tell = Callable[[int], object]
 
 TRIES = 6
+PART_BYTES = 65536
 AWAY = (429, 502, 503, 504)  # try again later
 
 
@@ -67,8 +70,9 @@ class Unreachable(Exception):
 
 
 class Client:
-    def __init__(self, url: str, key: str) -> None:
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    def __init__(self, url: str, key: str, *, tries: int = TRIES, timeout: float = 30) -> None:
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
+        self.tries = tries
 
     def __enter__(self) -> Self:
         return self
@@ -124,12 +128,18 @@ class Client:
     def artifacts(self, run_id: str, after: str | None = None, limit: int = 1000) -> ArtifactList:
         return self._call(ArtifactList, "GET", f"/v1/runs/{run_id}/artifacts", params=_given({"after": after, "limit": limit}))
 
-    def download(self, run_id: str, path: str, to: Path) -> Path:
-        """Write one artifact to the file `to`."""
+    def download(self, run_id: str, path: str, to: Path, tell: Tell = lambda _: None) -> Path:
+        """Write one artifact to the file `to`. `tell` hears how many bytes have come, each time some do."""
         url = f"/v1/runs/{run_id}/artifacts/{quote(path)}"
-        with self.http.stream("GET", url, follow_redirects=True) as response, to.open("wb") as out:
-            _raise_for_problem(response)
-            out.writelines(response.iter_bytes())
+        try:
+            with self.http.stream("GET", url, follow_redirects=True) as response:
+                _raise_for_problem(response)
+                with to.open("wb") as out:
+                    for part in response.iter_bytes():
+                        out.write(part)
+                        tell(len(part))
+        except httpx.TransportError as error:
+            raise Unreachable(f"The download from {self.http.base_url} broke off: {error}") from error
         return to
 
     def reviews(self, run_id: str) -> list[ReviewView]:
@@ -148,17 +158,23 @@ class Client:
     def events(self, run_id: str, after: int = 0, limit: int = 100) -> EventList:
         return self._call(EventList, "GET", f"/v1/runs/{run_id}/events", params={"after": after, "limit": limit})
 
+    def ready(self) -> ReadyView:
+        return self._call(ReadyView, "GET", "/readyz")
+
     def workers(self) -> list[WorkerView]:
         return TypeAdapter(list[WorkerView]).validate_python(self._request("GET", "/v1/system/workers").json())
 
-    def upload(self, file: Path, name: str | None = None) -> DatasetView:
-        """Store rows for `data.train`: a .csv file, or JSONL."""
+    def upload(self, file: Path, name: str | None = None, tell: Tell = lambda _: None) -> DatasetView:
+        """Store rows for `data.train`: a .csv file, or JSONL. `tell` hears how many bytes have gone, each time some do."""
         form = "text/csv" if file.suffix.lower() == ".csv" else "application/jsonl"
         named = re.sub(r"[^A-Za-z0-9_-]+", "-", name or file.stem)[:60] or "rows"
+        headers = {"Content-Type": form, "Content-Length": str(file.stat().st_size)}
         with file.open("rb") as content:
-            response = self.http.post(
-                "/v1/datasets", content=content, params={"name": named}, headers={"Content-Type": form}, timeout=600
-            )
+            parts = _parts(content, tell)
+            try:
+                response = self.http.post("/v1/datasets", content=parts, params={"name": named}, headers=headers, timeout=600)
+            except httpx.TransportError as error:
+                raise Unreachable(f"The upload to {self.http.base_url} broke off: {error}") from error
         _raise_for_problem(response)
         return DatasetView.model_validate(response.json())
 
@@ -181,22 +197,27 @@ class Client:
 
     def follow(self, run_id: str, after: int = 0) -> Iterator[EventView]:
         """Every event of a run once, in order, live until the run is over; a lost connection is taken up again."""
-        over, losses = False, 0
+        over, heard, losses = False, False, 0
         while not over:
             try:
                 headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
                 with self.http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers, timeout=30) as response:
-                    if response.status_code not in AWAY:
-                        _raise_for_problem(response)
-                    for line in response.iter_lines() if response.is_success else ():
+                    _raise_for_problem(response)
+                    heard = True
+                    for line in response.iter_lines():
                         if line.startswith("data:"):
                             event = EventView.model_validate_json(line[5:])
                             after, losses = event.seq, 0
                             yield event
-                over = self.run(run_id).last_event <= after
-            except httpx.TransportError:
-                time.sleep(min(0.1 * 2**losses, 5))
+                run = self.run(run_id)
+                over = run.terminal and run.last_event <= after  # else the API was shut down
+            except (httpx.TransportError, Unreachable, ApiError) as error:
                 losses += 1
+                if isinstance(error, ApiError) and error.problem.status not in AWAY:
+                    raise
+                if not heard and losses >= self.tries:
+                    raise Unreachable(f"{self.http.base_url} does not answer: {error}") from error
+                time.sleep(min(0.1 * 2**losses, 5))
 
     def complete(
         self, run_id: str, prompt: str | Sequence[Message], *, checkpoint: Checkpoint = "best", **options: Any
@@ -231,14 +252,14 @@ class Client:
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Tried again while the API is away: every call here may be repeated without harm."""
-        for attempt in range(TRIES):
+        for attempt in range(self.tries):
             try:
                 response = self.http.request(method, path, **options)
             except httpx.TransportError as error:
-                if attempt == TRIES - 1:
+                if attempt == self.tries - 1:
                     raise Unreachable(f"{self.http.base_url} does not answer: {error}") from error
             else:
-                if response.status_code not in AWAY or attempt == TRIES - 1:
+                if response.status_code not in AWAY or attempt == self.tries - 1:
                     _raise_for_problem(response)
                     return response
                 time.sleep(min(float(response.headers.get("Retry-After", 0)), 60))
@@ -260,6 +281,12 @@ def _completion(lines: Iterator[str]) -> Iterator[Waiting | Piece | CompletionVi
             yield kinds[kind].model_validate_json(data)
     if kind != "end":
         raise httpx.RemoteProtocolError("it had no end")
+
+
+def _parts(content: IO[bytes], tell: Tell) -> Iterator[bytes]:
+    while part := content.read(PART_BYTES):
+        yield part
+        tell(len(part))
 
 
 def _given(filters: Mapping[str, str | int | None]) -> dict[str, str | int]:

@@ -205,12 +205,22 @@ class Decision(BaseModel):
     why: str = Field("", max_length=2000)
 
 
+class GpuHours(BaseModel):
+    """Of training and generation: likely, and between what. `basis` says what the numbers stand on."""
+
+    likely: float
+    low: float
+    high: float
+    basis: str
+
+
 class DryRun(BaseModel):
     """A spec that is valid, with every default resolved, and what the run would ask its teacher for."""
 
     spec: dict[str, Any]
     estimate: Estimate | None = None
     gpu_memory_gb: float | None = Field(None, description="At the peak of training; of students in the catalogue only")
+    gpu_hours: GpuHours | None = None
 
 
 class DatasetView(BaseModel):
@@ -246,9 +256,10 @@ class ModelList(BaseModel):
 
 
 class PresetView(BaseModel):
-    """`spec` holds the sections of a RunSpec that the preset sets."""
+    """`id` is what `preset` of a spec takes; `spec` holds the sections that it fills in. A student's names a model too."""
 
     id: str
+    kind: Literal["student", "method"]
     title: str
     description: str
     spec: dict[str, Any]

@@ -1,30 +1,47 @@
-"""`reflux`: the command line. Exit codes: 0 done, 1 the run (or a check) failed, 2 wrong use, 3 the API can't be reached."""
+"""`reflux`: the command line. What its exit codes mean stands in reflux/cli/output.py."""
 
 import sys
 
 import typer
 
-from reflux.cli import ask, data, doctor, run, score, up, verify
-from reflux.cli.output import err
+from reflux.cli import ask, data, dataset, doctor, keys, run, score, up, verify
+from reflux.cli.output import EXIT_CODES, err, examples
 from reflux.client import ApiError, Unreachable
 
+LISTED_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in EXIT_CODES.items())
+
 app = typer.Typer(
-    help="Distil a large teacher model into a small student of your own.",
+    help="Distil a large teacher model into a small student of your own. Begin with `reflux demo`, or `reflux up`.",
+    epilog=LISTED_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("up", epilog=examples("reflux up", "reflux up --teacher-workers 4 --evaluators 2"))(up.up)
+app.command("demo", epilog=examples("reflux demo"))(up.demo)
 app.add_typer(run.app, name="run")
+app.command(
+    "ask",
+    epilog=examples(
+        "reflux ask 20261125-110001-fed803 'Write a C function that sets a VLAN priority.' --score",
+        "reflux ask 20261125-110001-fed803 - --checkpoint base < question.txt",
+    ),
+)(ask.ask)
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(data.app, name="data")
-app.command("up")(up.up)
-app.command("demo")(up.demo)
-app.command("doctor")(doctor.doctor)
-app.command("score")(score.score)
-app.command("ask")(ask.ask)
-app.command("verify-cleanup")(verify.verify_cleanup)
+app.command("score", epilog=examples("reflux score src/*.c --domain tsn --min 8", "reflux score answers.jsonl --json"))(
+    score.score
+)
+app.add_typer(keys.app, name="keys")
+app.command("doctor", epilog=examples("reflux doctor", "reflux doctor our.yaml"))(doctor.doctor)
+app.command("verify-cleanup", epilog=examples("reflux verify-cleanup", "reflux verify-cleanup 20261125-110001-fed803 --json"))(
+    verify.verify_cleanup
+)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ★
     try:
         app()
     except ApiError as error:
@@ -35,5 +52,3 @@ def main() -> None:
     except Unreachable as error:
         err(str(error), "Is the stack running? Start it with `reflux up`, or set REFLUX_URL and REFLUX_KEY.")
         sys.exit(3)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -19,8 +19,8 @@ from rich.table import Table
 from reflux.artifacts import Artifacts
 from reflux.cli import output
 from reflux.cli.histogram import Lengths, lengths, picture, ruler
-from reflux.cli.run import read_spec
 from reflux.cli.scratch import beside
+from reflux.cli.spec_file import read_spec
 from reflux.commands import Prepare
 from reflux.errors import RefluxError
 from reflux.records import Example
@@ -101,7 +101,7 @@ class Shown(Task):
         self.steps.at(f"reading {note}", done, total)
 
 
-@app.command()
+@app.command(epilog=output.examples("reflux data prepare our.yaml --out our-dataset --samples 2"))
 def prepare(
     spec: Annotated[Path, typer.Argument(help="A RunSpec as YAML, e.g. examples/automotive/demo.yaml", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the dataset goes.")] = Path("dataset"),

@@ -3,20 +3,36 @@
 import re
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from reflux.stages import Stage
 from reflux.summary import Comparison, EpochMetrics
-from reflux.views import RunView
+from reflux.views import DryRun, RunView
 
 console = Console(highlight=False, soft_wrap=False, emoji=False)
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+EXIT_CODES = {
+    0: "done; a run that was watched succeeded, or rests",
+    1: "a run that was watched failed or was aborted, a check failed, or the API refused",
+    2: "wrong use: an option, an argument, a file",
+    3: "no API is known here, or it does not answer",
+    130: "left with Ctrl-C; what was watched goes on",
+}
 STAGES = [stage.value for stage in Stage]
-
-
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\b\n" + "\n".join(["Examples:" if len(commands) > 1 else "Example:", *(f"  {command}" for command in commands)])
 
 
 def harmless(text: str) -> str:
@@ -26,9 +42,9 @@ def harmless(text: str) -> str:
 
 def err(message: str, hint: str = "") -> None:
     """One sentence of what happened, and what to do."""
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{harmless(message)}\n")
     if hint:
-        sys.stderr.write(f"  → {hint}\n")
+        sys.stderr.write(f"  → {harmless(hint)}\n")
 
 
 def duration(seconds: float | None) -> str:
@@ -41,14 +57,20 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def plain(text: str) -> str:
+    """Text of somebody else, as it stands, for Rich."""
+    return escape(harmless(text))
+
+
 def runs_table(runs: list[RunView]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("run", "name", "status", "epoch", "score", "cost", "health"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "name")  # where it is narrow, the name gives way
     for run in runs:
         score = f"{run.epochs[-1].practice.overall:.2f}" if run.epochs else ""
         epoch = f"{run.epoch}/{run.max_epochs}" if run.epoch else ""
-        table.add_row(run.id, run.name[:20], run.status, epoch, score, f"${run.usage.cost_usd:.3f}", run.health)
+        name = Text(harmless(run.name), no_wrap=True, overflow="ellipsis")
+        table.add_row(run.id, name, run.status, epoch, score, f"${run.usage.cost_usd:.3f}", run.health)
     return table
 
 
@@ -102,10 +124,36 @@ def comparison_words(c: Comparison) -> str:
     return f"No gain that could be told from chance: {interval}."
 
 
+def standing(run: RunView) -> None:
+    """A run that is not over."""
+    progress = run.progress
+    epoch = f"epoch {run.epoch}/{run.max_epochs}  " if run.epoch else ""
+    console.print(f"{run.id}  {plain(run.name)}  {run.status}  {epoch}{run.health}", soft_wrap=True)
+    console.print(f"{progress.percent:.0f}%  ETA {duration(progress.eta_seconds)}  {plain(progress.doing)}", soft_wrap=True)
+    if run.waits_for_review:
+        console.print(f"corrections wait for somebody: `reflux run review {run.id}`", soft_wrap=True)
+    if run.epochs:
+        console.print(epochs_table(run.epochs, run.best_epoch))
+
+
+def estimated(found: DryRun) -> None:
+    """What a run would need."""
+    console.print("The spec is valid. The run would need about")
+    if teacher := found.estimate:
+        tokens = f"{teacher.input_tokens:,} tokens in, {teacher.output_tokens:,} out"
+        most = f"at most {teacher.most_calls} answers, ${teacher.most_cost_usd:.2f}"
+        console.print(f"  teacher     {teacher.calls} answers, {tokens}, ${teacher.cost_usd:.3f} ({most})", soft_wrap=True)
+    memory = f"{found.gpu_memory_gb:g} GB" if found.gpu_memory_gb else "not known for this student"
+    console.print(f"  GPU memory  {memory}")
+    if hours := found.gpu_hours:
+        console.print(f"  GPU hours   {hours.likely:.2g} ({hours.low:.2g} to {hours.high:.2g})")
+        console.print(f"              {plain(hours.basis)}", soft_wrap=True)
+
+
 def result(run: RunView) -> None:
     """The last page of a run."""
     console.print()
-    console.print(f"[bold]Run {run.id} has {run.outcome}[/bold]" + (f": {run.reason}" if run.reason else ""))
+    console.print(f"[bold]Run {run.id} has {run.outcome}[/bold]" + (f": {plain(run.reason)}" if run.reason else ""))
     if run.epochs:
         console.print()
         console.print(epochs_table(run.epochs, run.best_epoch))
@@ -126,12 +174,12 @@ def result(run: RunView) -> None:
         console.print(f"estimated  {expected.calls} answers, ${expected.cost_usd:.3f} ({most})")
     console.print(f"took       {duration(_seconds(run))}")
     where = run.artifacts_url.removeprefix("file://") if run.artifacts_url.startswith("file://") else run.artifacts_url
-    console.print(f"artifacts  {_short(where)}", soft_wrap=True)
+    console.print(f"artifacts  {escape(_short(where))}", soft_wrap=True)
     for name in ("report.md", "adapter", "training_summary.json", "cleanup_status.json"):
         if not where.startswith("/") or Path(where, name).exists():
-            console.print(f"           {_short(where)}/{name}", soft_wrap=True)
+            console.print(f"           {escape(_short(where))}/{name}", soft_wrap=True)
     for warning in run.warnings:
-        console.print(f"[yellow]warning[/yellow]    {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning[/yellow]    {plain(warning)}", soft_wrap=True)
     if run.error:
         err(f"{run.error.code}: {run.error.message}", run.error.hint)
 

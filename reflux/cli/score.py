@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reflux.cli import output
-from reflux.cli.run import read_spec
+from reflux.cli.spec_file import read_spec
 from reflux.errors import RefluxError
 from reflux.records import Evidence, Verdict
 from reflux.spec import Rubric
@@ -92,18 +92,23 @@ def show(name: str, verdict: Verdict, minimum: float) -> None:
     output.console.print(f"[{colour}]{verdict.overall:5.2f}[/{colour}]  [bold]{escape(name)}[/bold]", soft_wrap=True)
     output.console.print(f"       {parts}{heuristic}", soft_wrap=True)
     lines = verdict.code.split("\n")
-    lost = sorted((reason for reason in verdict.evidence if _counts(reason)), key=lambda r: (r.line is None, r.line or 0))
     shown = 0
-    for reason in lost:
+    for reason in lost(verdict):
         if reason.line is not None and shown < reason.line <= len(lines):
             shown = reason.line
             line = escape(output.harmless(lines[shown - 1].expandtabs(4)))
             output.console.print(f"  [dim]{shown:4}[/dim] {line}", soft_wrap=True)
-        where = f"{reason.column}: " if reason.line is not None and reason.column else ""
-        text = f"{reason.part} {where}{escape(output.harmless(reason.message))} [dim]({escape(reason.rule)})[/dim]"
-        output.console.print(f"       [red]{reason.points:+.1f}[/red] {text}", soft_wrap=True)
+        output.console.print(f"       {said(reason)}", soft_wrap=True)
 
 
-def _counts(reason: Evidence) -> bool:
-    """Whether it took points, or is a rule of MISRA; not what only keeps a sum within its bounds."""
-    return reason.rule != "clamped" and (reason.points < 0 or reason.rule.startswith("misra"))
+def lost(verdict: Verdict) -> list[Evidence]:
+    """What took points, or is a rule of MISRA, by line; not what only keeps a sum within its bounds."""
+    counts = (e for e in verdict.evidence if e.rule != "clamped" and (e.points < 0 or e.rule.startswith("misra")))
+    return sorted(counts, key=lambda reason: (reason.line is None, reason.line or 0))
+
+
+def said(reason: Evidence) -> str:
+    """One reason as a line for Rich."""
+    where = f"{reason.column}: " if reason.line is not None and reason.column else ""
+    text = f"{reason.part} {where}{output.plain(reason.message)} [dim]({escape(reason.rule)})[/dim]"
+    return f"[red]{reason.points:+.1f}[/red] {text}"

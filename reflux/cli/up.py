@@ -10,7 +10,8 @@ import typer
 
 from reflux.cli import output
 from reflux.cli.connection import STATE
-from reflux.cli.run import finish, read_spec
+from reflux.cli.run import finish
+from reflux.cli.spec_file import read_spec
 from reflux.cli.watch import watch
 from reflux.client import Client
 
@@ -24,8 +25,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "automotive"
 def up(
     folder: Folder = STATE,
     teacher_answers: Answers = None,
-    teacher_workers: Annotated[int, typer.Option(min=1, max=32)] = 1,
-    evaluators: Annotated[int, typer.Option(min=1, max=32)] = 1,
+    teacher_workers: Annotated[int, typer.Option(min=1, max=32, help="How many.")] = 1,
+    evaluators: Annotated[int, typer.Option(min=1, max=32, help="How many.")] = 1,
 ) -> None:
     """Start PostgreSQL, Valkey, the API, control and the workers here; stop them with Ctrl-C. Runs go on at the next start."""
     from reflux.local.stack import Stack
@@ -44,7 +45,7 @@ def up(
 
 
 def demo(
-    spec: Annotated[Path, typer.Option(help="The spec to run.")] = EXAMPLES / "demo.yaml",
+    spec: Annotated[Path, typer.Option(help="The spec to run.", show_default="the example's")] = EXAMPLES / "demo.yaml",
     folder: Folder = STATE,
 ) -> None:
     """Bring up a stack, run the example from source files to a better student, show the result, stop everything."""

@@ -1,6 +1,7 @@
 """A run, live: a picture in a terminal, plain lines elsewhere. Looking at a run never touches it."""
 
 import time
+from functools import partial
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -8,50 +9,69 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from reflux.cli.output import STAGES, console, duration, epochs_table
-from reflux.client import Client, Unreachable
+from reflux.cli.connection import patiently
+from reflux.cli.output import STAGES, console, duration, epochs_table, plain
+from reflux.client import Client
 from reflux.views import EventView, RunView
 
 EVERY_SECONDS = 0.5
 PLAIN_EVERY_SECONDS = 15.0
+AWAY = "the API is away; the run goes on, and so will this"
 
 
-def watch(client: Client, run_id: str) -> RunView:
-    """Show the run until it is over, or paused; the run as it is then."""
+def watch(client: Client, run_id: str, *, quiet: bool = False) -> RunView:
+    """Show the run (`quiet`: wait) until it is over, or paused; the run as it is then."""
+    if quiet:
+        return _wait(client, run_id)
     return _live(client, run_id) if console.is_terminal else _plain(client, run_id)
+
+
+def _wait(client: Client, run_id: str) -> RunView:
+    run = client.run(run_id)
+    while not _rests(run):
+        time.sleep(EVERY_SECONDS)
+        run = patiently(client, partial(client.run, run_id))
+    return run
 
 
 def _live(client: Client, run_id: str) -> RunView:
     run = client.run(run_id)
     with Live(_picture(run), console=console, refresh_per_second=4) as live:
-        while not (run.terminal or run.status == "paused"):
+        while not _rests(run):
             time.sleep(EVERY_SECONDS)
-            try:
-                run = client.run(run_id)
-            except Unreachable:
-                live.update(Group(_picture(run), Text("the API is away; the run goes on, and so will this", style="yellow")))
-                continue
+            run = patiently(client, partial(client.run, run_id), partial(_picture_away, live, run))
             live.update(_picture(run))
     return run
 
 
+def _picture_away(live: Live, run: RunView) -> None:
+    live.update(Group(_picture(run), Text(AWAY, style="yellow")))
+
+
 def _plain(client: Client, run_id: str) -> RunView:
-    seen, told, last = 0, "", 0.0
+    """A line for each event that people care for, and now and then one with the ETA."""
+    run, seen, told, last = client.run(run_id), 0, "", 0.0
+    away = partial(console.print, AWAY)
     while True:
-        run = client.run(run_id)
-        for event in client.events(run_id, after=seen, limit=1000).data:
+        for event in patiently(client, partial(client.events, run_id, after=seen, limit=1000), away).data:
             seen = event.seq
             line = sentence(event)
             if line:
-                console.print(f"{event.at:%H:%M:%S}  {event.status:<12} {line}", soft_wrap=True)
+                console.print(f"{event.at:%H:%M:%S}  {event.status:<12} {plain(line)}", soft_wrap=True)
                 last = time.monotonic()
-        if run.terminal or run.status == "paused":
+        if _rests(run) and seen >= run.last_event:
             return run
-        doing = f"{run.progress.doing}"
+        doing = run.progress.doing
         if time.monotonic() - last > PLAIN_EVERY_SECONDS and doing != told:
-            console.print(f"          {run.progress.percent:5.1f}%  {doing}  ETA {duration(run.progress.eta_seconds)}")
+            eta = f"ETA {duration(run.progress.eta_seconds)}"
+            console.print(f"          {run.progress.percent:5.1f}%  {plain(doing)}  {eta}", soft_wrap=True)
             told, last = doing, time.monotonic()
         time.sleep(EVERY_SECONDS)
+        run = patiently(client, partial(client.run, run_id), away)
+
+
+def _rests(run: RunView) -> bool:
+    return run.terminal or run.status == "paused"
 
 
 def sentence(event: EventView) -> str:

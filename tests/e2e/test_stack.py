@@ -179,7 +179,7 @@ def test_an_abort_frees_the_trainer_and_keeps_what_was_made(client: Client, stac
 
 
 def test_the_demo_s_spec_is_taken(client: Client) -> None:
-    from reflux.cli.run import read_spec
+    from reflux.cli.spec_file import read_spec
 
     run = client.create(read_spec(EXAMPLES / "demo.yaml"))
     client.abort(run.id)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from reflux.cli.run import read_spec
+from reflux.cli.spec_file import read_spec
 
 
 def written(folder: Path, text: str) -> Path:
