@@ -9,6 +9,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from reflux import presets
 from reflux.records import Record
 
 Positive = Annotated[int, Field(gt=0)]
@@ -242,6 +243,7 @@ class Job(Section):
 class RunSpec(Section):
     name: str = Field("run", min_length=1, max_length=100)
     recipe: Literal["distill", "finetune", "job"] = "distill"
+    preset: str | None = Field(None, description="Fills in what the spec leaves open; `GET /v1/presets` has them")
     seed: int = 42
     metadata: dict[str, str] = Field(default_factory=dict)
     student: Student = Student()
@@ -259,6 +261,17 @@ class RunSpec(Section):
     limits: Limits = Limits()
     compute: Compute = Compute()
     job: Job = Job()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_fills_in(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(name := data.get("preset"), str):
+            return data
+        if name not in presets.PRESETS:
+            near = difflib.get_close_matches(name, presets.PRESETS, n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else f"One of: {', '.join(presets.PRESETS)}."
+            raise _wrong("preset", f"there is no preset {name!r:.80}", hint)
+        return presets.filled(data, presets.PRESETS[name])
 
     @model_validator(mode="after")
     def _recipe_has_what_it_needs(self) -> Self:

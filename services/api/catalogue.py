@@ -6,30 +6,16 @@ bfloat16, one row of 4096 tokens at a time: within a third of what was measured 
 
 from typing import Any
 
+from reflux import presets
 from reflux.memory import Shape, need
 from reflux.spec import RunSpec
 from reflux.views import MethodView, ModelView, PresetView
 
 PRESETS = [
-    PresetView(
-        id="qlora",
-        title="QLoRA",
-        description="The base in 4 bits, an adapter trained on it. The least memory; a little slower, and hardly worse.",
-        spec={"student": {"method": "qlora"}, "lora": {"r": 32, "alpha": 64}, "training": {"learning_rate": 2e-4}},
-    ),
-    PresetView(
-        id="lora",
-        title="LoRA",
-        description="The base as it is, an adapter trained on it. For small students, and where there is memory; right on a CPU.",
-        spec={"student": {"method": "lora"}, "lora": {"r": 32, "alpha": 64}, "training": {"learning_rate": 2e-4}},
-    ),
-    PresetView(
-        id="full",
-        title="Full fine-tuning",
-        description="Every weight is trained. Many times the memory, and much data, or the student forgets what it knew.",
-        spec={"student": {"method": "full"}, "training": {"learning_rate": 1e-5}},
-    ),
+    PresetView(id=name, kind=preset.kind, title=preset.title, description=preset.description, spec=preset.spec)
+    for name, preset in presets.PRESETS.items()
 ]
+METHODS = [preset for preset in PRESETS if preset.kind == "method"]
 
 NAMES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads")
 
@@ -44,7 +30,9 @@ STUDENTS: dict[str, tuple[str, str, bool, tuple[int, ...], int, int | None]] = {
         None,
     ),
     "google/gemma-2-2b-it": ("Gemma 2 2B", "Gemma", True, (26, 2304, 9216, 256000, 8, 4), 8192, 256),
+    "google/gemma-3-270m-it": ("Gemma 3 270M", "Gemma", True, (18, 640, 2048, 262144, 4, 1), 32768, 256),
     "google/gemma-3-1b-it": ("Gemma 3 1B", "Gemma", True, (26, 1152, 6912, 262144, 4, 1), 32768, 256),
+    "google/gemma-3-4b-it": ("Gemma 3 4B", "Gemma", True, (34, 2560, 10240, 262208, 8, 4), 131072, 256),
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": (
         "SmolLM2 1.7B Instruct",
         "Apache-2.0",
@@ -93,7 +81,7 @@ def _model(name: str) -> ModelView:
         context=context,
         licence=licence,
         gated=gated,
-        fits=[MethodView(preset=p.id, gpu_memory_gb=memory_gb(_spec(name, p)) or 0.0) for p in PRESETS],
+        fits=[MethodView(preset=p.id, gpu_memory_gb=memory_gb(_spec(name, p)) or 0.0) for p in METHODS],
     )
 
 

@@ -120,7 +120,11 @@ def test_students_and_presets(client: Client) -> None:
     distil = {"data": {"sources": [{"uri": "file:///src"}]}}
     assert client.dry_run(distil).gpu_memory_gb == granite["qlora"]
     assert client.dry_run(distil | {"student": {"model": "of/our-own"}}).gpu_memory_gb is None
-    assert all(set(needs) == {preset.id for preset in client.presets()} for needs in models.values())
-    for preset in client.presets():
-        checked, problems = check({"data": {"sources": [{"uri": "file:///src"}]}, **preset.spec})
-        assert checked is not None, problems
+    presets = client.presets()
+    methods = {preset.id for preset in presets if preset.kind == "method"}
+    assert all(set(needs) == methods for needs in models.values())
+    assert {"gemma-3-270m", "gemma-3-1b", "gemma-3-4b", "granite-8b", "smollm2-135m"} == {p.id for p in presets} - methods
+    for preset in presets:
+        dry = client.dry_run(distil | {"preset": preset.id})
+        assert dry.spec["student"]["method"] == preset.spec["student"]["method"]
+        assert dry.gpu_memory_gb
