@@ -56,6 +56,7 @@ def teach(task: Task) -> PromptsTaught:
     practice = (line for line in task.artifacts.get(command.prompts_path).split(b"\n") if PRACTICE in line)
     chosen = [Prompt.model_validate_json(line) for line in islice(practice, command.start, command.stop)]
     answers = ask_all(task, "teach", [Question(p.id, p.text, p.domain, p.text) for p in chosen], budget_usd=command.budget_usd)
+    answers.rows = [_with_code(row) for row in answers.rows]
     if answers.rows and not answers.answered:
         raise answers.raise_for()
     path = f"{task.folder}/taught.jsonl"
@@ -132,6 +133,13 @@ def code_only(text: str) -> str:
     wanted = [block for block in blocks if block[0].lower() in ("", "c", "h", "cpp", "c++", "cc", "cxx")] or blocks
     tag = next((tag for tag, _ in wanted if tag), "c")
     return f"```{tag}\n" + "\n\n".join(code for _, code in wanted) + "\n```"
+
+
+def _with_code(row: TeacherAnswer) -> TeacherAnswer:
+    """Taught answers are trained on as they are: one that is nothing but prose counts as failed. Corrections are judged."""
+    if row.error or FENCE.search(row.text) or ";" in row.text:
+        return row
+    return row.model_copy(update={"error": "there is no code in the answer"})
 
 
 def _worst(task: Task, command: Correct) -> list[Correction]:

@@ -252,8 +252,8 @@ def taught(folder: Path, teacher: Teacher, prompts: list[str]) -> tuple[Any, lis
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     "answer",
-    ["I would rather talk about the weather.", "```c\nint f(void)\n{", "```c\n" + "int a;\n" * 30_000 + "```"],
-    ids=["prose", "half a block", "200 KB"],
+    ["int f(void) { return 0; }", "```c\nint f(void)\n{", "```c\n" + "int a;\n" * 30_000 + "```"],
+    ids=["no block", "half a block", "200 KB"],
 )
 def test_odd_answers_are_kept_as_they_came(stand: StandIn, tmp_path: Path, provider: str, answer: str) -> None:
     stand.behave(answer=answer)
@@ -300,6 +300,15 @@ def test_each_form_of_row(tmp_path: Path, row: dict[str, Any]) -> None:
     teacher = own(tmp_path, "", row)
     assert ask(teacher, f"\n{PROMPT} ") == Reply(ANSWER, 0, 0)
     assert trouble(teacher, "Unheard of").trouble == "refused"
+
+
+def test_prose_teaches_nothing(stand: StandIn, tmp_path: Path) -> None:
+    stand.behave(answer="I would rather talk about the weather.")
+    with pytest.raises(Terminal, match="answered none of 1 prompts: there is no code in the answer"):
+        taught(tmp_path / "a", teacher_at(stand.url, "converse"), [PROMPT])
+    prose = {"prompt": "Else", "answer": "I would rather talk about the weather."}
+    event, texts = taught(tmp_path / "b", own(tmp_path, {"prompt": PROMPT, "answer": ANSWER}, prose), [PROMPT, "Else"])
+    assert (event.answered, event.failed, texts) == (1, 1, [ANSWER])
 
 
 def test_prompts_without_an_answer_are_counted(tmp_path: Path) -> None:
