@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,18 @@ def read_entries(paths: Iterable[Path]) -> list[Entry]:
     found = []
     for path in paths:
         try:
-            found += entries(enumerate(path.read_bytes().split(b"\n"), 1))
+            found += entries(_lines(path))
         except ValueError as error:
             raise ValueError(f"{path}, {error}") from error
     return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_BODY + 1), b""), 1):
+            if len(line) > LONGEST_BODY:
+                raise ValueError(f"line {number}: longer than {LONGEST_BODY} bytes")
+            yield number, line
 
 
 def serve(teacher: RecordedTeacher, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:

@@ -9,6 +9,7 @@ import pytest
 
 from reflux.commands import Correct, Preflight, Teach
 from reflux.errors import Terminal
+from reflux.local.recorded_teacher import read_entries
 from reflux.records import Answer, Prompt, Verdict
 from reflux.spec import Teacher
 from reflux.stages import Stage
@@ -341,6 +342,15 @@ def test_wrong_lines_are_named(tmp_path: Path) -> None:
     assert error.code == "invalid_dataset"
     for part in ("line 2: ", "line 3: there is no answer", "line 4: there is no `prompt`", "line 5: prompt", "and 2 more lines"):
         assert part in error.message
+
+
+def test_a_line_that_is_too_long_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": PROMPT, "answer": ANSWER}) + "\n" + "x" * 9_000_000)
+    error = terminal(Teacher(provider="recorded", answers_uri=f"file://{file}"))
+    assert (error.code, "line 2: longer than" in error.message) == ("invalid_dataset", True)
+    with pytest.raises(ValueError, match="line 2: longer than"):
+        read_entries([file])
 
 
 def test_files_that_hold_nothing(tmp_path: Path) -> None:
