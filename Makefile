@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 EXTRAS := api,teacher,evaluator,gpu,forecasting,local,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit faults bench gpu-check clean
+.PHONY: help setup demo test browser screenshots check unit faults bench gpu-check clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,8 +31,21 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## The whole main job, really running, with its result shown (about 10 minutes on 2 idle cores)
 	@$(BIN)/reflux demo
 
-test: setup  ## All tests, on real servers
+test: setup browser  ## All tests, on real servers
 	@$(BIN)/python -m pytest
+
+browser: setup  ## A Chromium for the tests of the dashboard, unless there is one
+	@if command -v chromium >/dev/null || test -x /usr/bin/chromium; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium by apt-get: about 90 MB …"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "Installing Playwright's Chromium for this user: about 170 MB …"; \
+		$(BIN)/playwright install chromium; \
+	fi
+
+screenshots: browser  ## Every page and look of the dashboard, light and dark, wide and narrow, into docs/screenshots
+	@PYTHONPATH=. $(BIN)/python -m tests.browser.screenshots
 
 unit: setup  ## The fast tests alone
 	@$(BIN)/python -m pytest tests/unit

@@ -3,6 +3,7 @@
 Every page that a test opens is watched: what it asks another host for, logs as an error or throws fails the test.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ ARGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/bin"  # where there is none, Playwright takes its own: see `make browser`
 HEIGHT = {1280: 800, 390: 844}
 
 
@@ -72,9 +74,8 @@ def site(ground: Path) -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """For the package alone: while Playwright runs, no other test in this thread could run an event loop."""
-    path = shutil.which("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium", path=PATHS), args=ARGS)
         yield browser
         browser.close()
 

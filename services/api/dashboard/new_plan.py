@@ -153,7 +153,7 @@ def _estimated(spec: RunSpec, dry: DryRun, seconds: tuple[float, int] | None) ->
         for name, value, more in rows:
             shell.text(name, "dt")
             with ui.element("dd"):
-                shell.text(value, classes="strong number")
+                shell.text(value, classes="strong")
                 if more:
                     shell.text(more, "div", "help")
 

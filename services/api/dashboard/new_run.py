@@ -1,5 +1,7 @@
 """`/new`: a run is put together here, checked and estimated, and only then started."""
 
+from typing import Any
+
 from nicegui import ui
 
 from reflux.spec import RunSpec
@@ -37,6 +39,15 @@ SECTIONS = {
     "limits": "Limits",
     "compute": "Machine",
     "job": "Command",
+}
+LABELS = {
+    "prompts.practice": "Practice prompts",
+    "refining.max_epochs": "Epochs, at most",
+    "refining.target_score": "Score to reach",
+    "limits.max_teacher_cost_usd": "Teacher cost, at most (USD)",
+    "limits.max_runtime": "Time, at most",
+    "teacher.endpoint_url": "Endpoint",
+    "teacher.terms_acknowledged": "The teacher's terms allow it",
 }
 LAID_OUT = {"data.train", "data.validation", "student.model", "student.method"}
 START = {"name": "run", "recipe": "distill"}
@@ -115,6 +126,19 @@ class NewRun:
                         shell.text(told, classes="help block")
 
     def _student(self) -> None:
+        whole = [preset for preset in catalogue.PRESETS if "model" in preset.spec["student"]]
+        methods = [preset for preset in catalogue.PRESETS if preset not in whole]
+        if whole:
+            with ui.element("div").classes("field"):
+                shell.text("Begin with", "label").props("for=begin-with")
+                with ui.element("select").props("id=begin-with aria-describedby=begin-with-help") as box:
+                    for name, word in (("", "nothing filled in"), *((preset.id, preset.title) for preset in whole)):
+                        shell.text(word, "option").props["value"] = name
+                shell.text("Fills in what is known to suit a student; all of it can be changed.", "p", "help").props(
+                    "id=begin-with-help"
+                )
+            specs = {preset.id: preset.spec for preset in whole}
+            box.on("change", lambda event: self._choose(specs.get(str(event.args), {})), js_handler="(e) => emit(e.target.value)")
         with ui.element("datalist").props("id=models"):
             for known in self.models:
                 shell.text(known.title, "option").props["value"] = known.model
@@ -122,7 +146,7 @@ class NewRun:
         method = self.form.get("student.method") or "qlora"
         with ui.element("fieldset").classes("choices"):
             shell.text("Method", "legend")
-            for preset in catalogue.PRESETS:
+            for preset in methods:
                 with ui.element("label").classes("choice"):
                     radio = ui.element("input").props(f"type=radio name=preset value={preset.id}")
                     radio.props["checked"] = preset.id == method
@@ -140,8 +164,10 @@ class NewRun:
                     return f"about {fits.gpu_memory_gb:.0f} GB of GPU memory"
         return ""
 
-    def _choose(self, sections: dict[str, object]) -> None:
+    def _choose(self, sections: dict[str, Any]) -> None:
         """Take over what a recipe or a preset sets."""
+        if not sections:
+            return
         for name, values in sections.items():
             for inner, value in values.items() if isinstance(values, dict) else ():
                 self.form.put(f"{name}.{inner}", value)
@@ -151,26 +177,28 @@ class NewRun:
         self._changed()
         (name, value), *_ = sections.items()
         chosen = f"recipe][value={value}" if name == "recipe" else f"preset][value={self.form.get('student.method')}"
-        ui.run_javascript(f"document.querySelector('input[name={chosen}]').focus()")
+        self.left.client.run_javascript(f"document.querySelector('input[name={chosen}]').focus()")
 
     def _grid(self, paths: tuple[str, ...]) -> None:
         with ui.element("div").classes("fields"):
             for path in paths:
-                self.form.draw(path)
+                self.form.draw(path, LABELS.get(path, ""))
 
     def _everything(self) -> None:
         with _card("Everything else"):
             shell.text("Left alone, each keeps its default. Maps and lists of maps are written in the YAML.", "p", "help")
-            for section, word in SECTIONS.items():
-                paths = [path for path, _ in section_fields(section) if path not in self.form.entries and path not in LAID_OUT]
-                if not paths:
-                    continue
+            with ui.element("div"):
+                for section, word in SECTIONS.items():
+                    paths = [
+                        path for path, _ in section_fields(section) if path not in self.form.entries and path not in LAID_OUT
+                    ]
+                    if paths:
+                        with ui.element("details"):
+                            shell.text(word, "summary")
+                            self._grid(tuple(paths))
                 with ui.element("details"):
-                    shell.text(word, "summary")
-                    self._grid(tuple(paths))
-            with ui.element("details"):
-                shell.text("Seed", "summary")
-                self._grid(("seed",))
+                    shell.text("Seed", "summary")
+                    self._grid(("seed",))
 
 
 def _card(title: str) -> ui.element:

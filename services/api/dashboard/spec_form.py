@@ -129,7 +129,8 @@ _CHANGED = "(e) => emit(e.target.type === 'checkbox' ? e.target.checked : e.targ
 def put_value(box: ui.element, value: str | bool) -> None:
     """Show a value in an input that somebody may have typed into."""
     name = "checked" if isinstance(value, bool) else "value"
-    ui.run_javascript(f"getHtmlElement({box.id}).{name} = {json.dumps(value)}")
+    made_id = json.dumps(box.props["id"])
+    box.client.run_javascript(f"document.getElementById({made_id}).{name} = {json.dumps(value)}")
 
 
 def title(path: str) -> str:
