@@ -17,7 +17,6 @@ def options(series: Sequence[dict[str, Any]], *, x: str, whole_x: bool = False, 
     scale = {"min": 0, "max": top} if top is not None else {"scale": True}
     return {
         "animation": False,
-        "aria": {"enabled": True},
         "color": list(COLOURS),
         "textStyle": {"fontFamily": FONT},
         "grid": {"left": 48, "right": 20, "top": 34, "bottom": 42},
