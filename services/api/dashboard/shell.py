@@ -122,22 +122,18 @@ def page(title: str, here: str = "") -> Iterator[Visitor]:
     """The frame of a page; its content is the main landmark. `here` is the place in the navigation."""
     client = ui.context.client
     client.title = f"{title} · Reflux"
-    client.content.classes("shell")
-    _header(here)
-    main = ui.element("main").props("id=main tabindex=-1").classes("main")
-    with main:
-        try:
-            yield visitor()
-        except ProblemError as error:
-            client.status_code = error.status_code
-            problem = error.problem
-            main.clear()
-            sorry(problem.detail, problem.hint)
-        except (DBAPIError, PoolTimeout) as error:
-            log.warning("database_away", page=title, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
-            client.status_code = 503
-            main.clear()
-            sorry("The database can't be reached.", "Nothing is lost, and runs go on. Load the page again in a moment.")
+    _frame(client, here)
+    try:
+        yield visitor()
+    except ProblemError as error:
+        client.status_code = error.status_code
+        client.content.clear()
+        sorry(error.problem.detail, error.problem.hint)
+    except (DBAPIError, PoolTimeout) as error:
+        log.warning("database_away", page=title, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
+        client.status_code = 503
+        client.content.clear()
+        sorry("The database can't be reached.", "Nothing is lost, and runs go on. Load the page again in a moment.")
 
 
 def sorry(happened: str, hint: str = "") -> None:
@@ -194,20 +190,31 @@ def chip(look: Any, **attributes: str) -> ui.element:
     return made
 
 
+def _frame(client: Client, here: str) -> None:
+    """NiceGUI's own page is the main landmark; the header stands before it."""
+    main = client.content.parent_slot.parent  # type: ignore[union-attr]
+    main.props("id=main tabindex=-1")
+    client.content.classes("main")
+    with client.layout:
+        with ui.element("a").props('href="#main"').classes("skip") as skip:
+            text("Skip to content")
+        with ui.element("header").classes("top") as header:
+            _header(here)
+    header.move(target_index=0)
+    skip.move(target_index=0)
+
+
 def _header(here: str) -> None:
-    with ui.element("a").props('href="#main"').classes("skip"):
-        text("Skip to content")
-    with ui.element("header").classes("top"):
-        with ui.element("a").props('href="/" aria-label="Reflux, all runs"').classes("brand"):
-            ui.html(MARK, sanitize=False, tag="span").props("aria-hidden=true")
-            text("Reflux", classes="brand-name")
-        with ui.element("nav").props('aria-label="Pages"').classes("places"):
-            for name, path, word, icon in PLACES:
-                current = ' aria-current="page"' if name == here else ""
-                with ui.element("a").props(f'href="{path}"{current} title="{word}"').classes("place"):
-                    ui.icon(icon).props("aria-hidden=true")
-                    text(word)
-        _who()
+    with ui.element("a").props('href="/" aria-label="Reflux, all runs"').classes("brand"):
+        ui.html(MARK, sanitize=False, tag="span").props("aria-hidden=true")
+        text("Reflux", classes="brand-name")
+    with ui.element("nav").props('aria-label="Pages"').classes("places"):
+        for name, path, word, icon in PLACES:
+            current = ' aria-current="page"' if name == here else ""
+            with ui.element("a").props(f'href="{path}"{current} title="{word}"').classes("place"):
+                ui.icon(icon).props("aria-hidden=true")
+                text(word)
+    _who()
 
 
 def _who() -> None:
