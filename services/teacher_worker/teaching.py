@@ -53,7 +53,7 @@ def teach(task: Task) -> PromptsTaught:
     command = task.command
     assert isinstance(command, Teach)
     began = time.monotonic()
-    practice = (line for line in task.artifacts.get(command.prompts_path).split(b"\n") if PRACTICE in line)
+    practice = (line for line in task.artifacts.lines(command.prompts_path) if PRACTICE in line)
     chosen = [Prompt.model_validate_json(line) for line in islice(practice, command.start, command.stop)]
     answers = ask_all(task, "teach", [Question(p.id, p.text, p.domain, p.text) for p in chosen], budget_usd=command.budget_usd)
     answers.rows = [_with_code(row) for row in answers.rows]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reflux.artifacts import Artifacts
+from reflux.artifacts import Artifacts, shared_answer_path
 from reflux.client import ApiError, Client
 from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Score
 from reflux.local.stack import Stack
@@ -211,10 +211,12 @@ def test_only_a_run_that_is_over_can_be_deleted(client: Client, worker: HandWork
 
 
 def test_a_run_is_deleted_with_its_artifacts(client: Client, finished: str, store: Artifacts) -> None:
-    store.put("runs/other/kept.json", b"{}")
+    kept = ("runs/other/kept.json", shared_answer_path("0123abcd"))
+    for path in kept:
+        store.put(path, b"{}")
     client.delete(finished, artifacts=True)
     assert store.paths(f"runs/{finished}") == []
-    assert store.exists("runs/other/kept.json")
+    assert all(store.exists(path) for path in kept)
 
 
 def test_what_forks_need_is_not_deleted(client: Client, worker: HandWorker, finished: str, store: Artifacts) -> None:
