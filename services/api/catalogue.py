@@ -58,21 +58,23 @@ def models() -> list[ModelView]:
 
 def memory_gb(spec: RunSpec, *, bf16: bool = True) -> float | None:
     """What training by the spec needs at its peak, in GB of 10^9 bytes; None for a student that is not listed."""
-    shape = _shape(spec.student.model)
+    shape = shape_of(spec.student.model)
     return round(need(shape, spec, bf16=bf16).total, 1) if shape else None
 
 
-def _shape(name: str) -> Shape | None:
-    if name not in STUDENTS:
+def shape_of(name: str) -> Shape | None:
+    """The sizes of a listed student, or of a folder or a package's file that is called so."""
+    known = next((student for student in STUDENTS if student.rpartition("/")[2] in name), None)
+    if known is None:
         return None
-    *_, sizes, context, head = STUDENTS[name]
+    *_, sizes, context, head = STUDENTS[known]
     config: dict[str, Any] = dict(zip(NAMES, sizes, strict=True))
     return Shape.of(config | {"max_position_embeddings": context, "head_dim": head})
 
 
 def _model(name: str) -> ModelView:
     title, licence, gated, _, context, _ = STUDENTS[name]
-    shape = _shape(name)
+    shape = shape_of(name)
     assert shape is not None
     return ModelView(
         model=name,

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from reflux.client import ApiError, Client
-from tests.integration.by_hand import SPEC
+from reflux.commands import Train
+from tests.integration.by_hand import SPEC, HandWorker
 
 
 def test_an_invalid_spec_names_each_field(client: Client) -> None:
@@ -63,3 +64,22 @@ def test_health_needs_no_key(client: Client) -> None:
     with httpx.Client(base_url=client.http.base_url) as bare:
         assert bare.get("/healthz").json() == {"status": "ok"}
         assert bare.get("/readyz").json()["database"] == "ok"
+
+
+def test_a_dry_run_tells_gpu_hours_and_what_they_stand_on(client: Client, worker: HandWorker) -> None:
+    own = SPEC | {"student": {"model": "/models/our-student", "method": "lora"}, "training": {"max_steps": 90}}
+    known = client.dry_run(SPEC | {"student": {"model": "google/gemma-3-1b-it", "method": "lora"}}).gpu_hours
+    assert known is not None
+    assert 0 < known.low < known.likely < known.high
+    assert "calculated" in known.basis
+    assert "assumed" in known.basis
+    assert client.dry_run(own).gpu_hours is None, "neither its size nor its speed is known"
+    run = client.create(own)
+    held = worker.work(run.id, until=lambda command: isinstance(command, Train))
+    assert held is not None
+    worker.beat(held, metrics=[{"step": 1, "values": {"tokens_per_second": 100.0, "generated_tokens_per_second": 10.0}}])
+    told = client.dry_run(own).gpu_hours
+    assert told is not None
+    assert "100 tokens/s in training and 10 in generation, as 1 runs of this student told" in told.basis
+    assert told.high / told.low < known.high / known.low
+    assert client.runs(limit=1).data[0].id == run.id, "a dry run creates nothing"

@@ -9,7 +9,7 @@ from sse_starlette.sse import EventSourceResponse
 
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.views import DryRun, EventList, RunList, RunView
-from services.api import history, runs
+from services.api import gpu_hours, history, runs
 from services.api.auth import Operator, Viewer
 from services.api.listening import Listener
 from services.api.pages import Pages
@@ -43,7 +43,7 @@ def create(
     checked, table = runs.checked(spec), request.app.state.prices
     if dry_run:
         response.status_code = 200
-        return runs.dry_run(checked, table)
+        return runs.dry_run(checked, table).model_copy(update={"gpu_hours": gpu_hours.expected(session, checked)})
     row, new = runs.create(session, checked, by, idempotency_key or None, table)
     session.commit()
     response.status_code = 201 if new else 200
