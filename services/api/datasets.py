@@ -1,16 +1,14 @@
 """Training rows that users upload: JSONL or CSV, looked at line by line, stored as JSONL under the digest of what they say."""
 
-import csv
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import IO, Literal
 
 from reflux.artifacts import Artifacts
 from reflux.spec import FieldProblem
-from reflux.training_rows import Row, checked
+from reflux.training_rows import Line, Row, of_csv, of_jsonl
 from reflux.views import DatasetView
 from services.api import files
 from services.api.problems import ProblemError
@@ -25,7 +23,7 @@ FORMS: dict[str, Form] = {
 LINE_BYTES = 1_000_000
 NAMED = 20  # wrong lines that the error names; the others are counted
 SHOWN = 5
-HINT = "A row has `messages` with a user and an assistant turn; a CSV either those as JSON, or `prompt` and `completion`."
+HINT = "A row has `messages` with a user and an assistant turn (in a CSV as JSON), or `prompt` and `completion`, or `text`."
 
 
 def form_of(content_type: str) -> Form:
@@ -43,7 +41,7 @@ def store(artifacts: Artifacts, upload: IO[bytes], form: Form, name: str) -> Dat
     digest = hashlib.sha256()
     upload.seek(0)
     with tempfile.TemporaryFile() as out:
-        for number, row in _csv(upload) if form == "csv" else _jsonl(upload):
+        for number, row in (of_csv if form == "csv" else of_jsonl)(_lines(upload)):
             if isinstance(row, str):
                 errors += 1
                 wrong += [FieldProblem(field=f"line {number}", message=row, hint=HINT)] if errors <= NAMED else []
@@ -63,60 +61,7 @@ def store(artifacts: Artifacts, upload: IO[bytes], form: Form, name: str) -> Dat
     return DatasetView(uri=f"{artifacts.url.rstrip('/')}/{path}", rows=rows, bytes=size, preview=preview)
 
 
-def _jsonl(upload: IO[bytes]) -> Iterator[tuple[int, Row | str]]:
-    for number, line in _lines(upload):
-        if isinstance(line, str):
-            yield number, line
-        elif line.strip():
-            yield number, checked(line)
-
-
-def _csv(upload: IO[bytes]) -> Iterator[tuple[int, Row | str]]:
-    """A row's number is that of its last line."""
-    lines = _Texts(_lines(upload))
-    reader = csv.DictReader(lines, strict=True)
-    try:
-        columns = set(reader.fieldnames or ())
-        if not columns >= {"messages"} and not columns >= {"prompt", "completion"}:
-            yield 1, "the header names neither `messages` nor `prompt` and `completion`"
-            return
-        for cells in reader:
-            yield reader.line_num, _from_cells({name: cell for name, cell in cells.items() if name in columns and cell})
-    except (csv.Error, ValueError) as error:
-        yield lines.number, str(error)
-
-
-def _from_cells(cells: dict[str, str]) -> Row | str:
-    domain = {"domain": cells["domain"]} if "domain" in cells else {}
-    if "messages" in cells:
-        try:
-            return checked(json.dumps({"messages": json.loads(cells["messages"]), **domain}))
-        except (ValueError, RecursionError):
-            return "`messages` is not JSON"
-    roles = {"system": "system", "prompt": "user", "completion": "assistant"}
-    messages = [{"role": role, "content": cells[name]} for name, role in roles.items() if name in cells]
-    return checked(json.dumps({"messages": messages, **domain}))
-
-
-class _Texts:
-    """Lines as the csv module takes them. ValueError for one that is too long, or not UTF-8."""
-
-    def __init__(self, lines: Iterable[tuple[int, bytes | str]]) -> None:
-        self.lines = iter(lines)
-        self.number = 1
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in self.lines:
-            self.number = number
-            if isinstance(line, str):
-                raise ValueError(line)
-            try:
-                yield line.decode()
-            except UnicodeDecodeError:
-                raise ValueError("not UTF-8") from None
-
-
-def _lines(upload: IO[bytes]) -> Iterator[tuple[int, bytes | str]]:
+def _lines(upload: IO[bytes]) -> Iterator[Line]:
     """Numbered lines; words in place of one that is too long. Memory holds one line."""
     first = upload.readline(LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
     for number, line in enumerate(chain([first], iter(lambda: upload.readline(LINE_BYTES + 1), b"")), 1):

@@ -49,8 +49,12 @@ def segments(tokenizer: Any, messages: Sequence[Message]) -> Iterator[tuple[str,
     """The rendered conversation in pieces, each with whether the assistant wrote it (the mark that ends its turn included).
 
     Each piece is tokenized on its own, as a prompt is at generation. That needs no {% generation %} in the template: what
-    the assistant wrote is what a turn adds to the prompt before it.
+    the assistant wrote is what a turn adds to the prompt before it. A turn of the assistant alone is plain text: no template
+    is put around it, and all of it is learnt.
     """
+    if [message.role for message in messages] == ["assistant"]:
+        yield messages[0].content, True
+        return
     done = ""
     for index, message in enumerate(messages):
         if message.role != "assistant":

@@ -110,6 +110,6 @@ def _chat_rows(task: Task, path: str) -> Iterator[Row]:
             raise Terminal("invalid_dataset", f"{path}, line {number}: {where or 'the row'}: {detail['msg']}") from error
         if not any(message.role == "assistant" and message.content.strip() for message in row.messages):
             raise Terminal("invalid_dataset", f"{path}, line {number}: no assistant turn has any content")
-        if row.messages[0].role == "assistant":
+        if row.messages[0].role == "assistant" and len(row.messages) > 1:
             raise Terminal("invalid_dataset", f"{path}, line {number}: it begins with the assistant's turn")
         yield Row(row.id or f"line-{number}", row.messages, row.lineage)

@@ -1,10 +1,10 @@
-"""A user's own training rows: JSONL of chat `messages`, checked line by line."""
+"""A user's own training rows, JSONL or CSV, checked line by line."""
 
 from collections.abc import Iterator
 
 from reflux.errors import Terminal
 from reflux.records import Example, Lineage, digest
-from reflux.training_rows import Row, checked
+from reflux.training_rows import Line, Row, of_csv, of_jsonl
 from services.teacher_worker import ingest
 
 NAMED = 5  # wrong lines that the error names; the others are counted
@@ -15,9 +15,9 @@ def examples(uri: str) -> Iterator[Example]:
     wrong: list[str] = []
     count = 0
     try:
-        for number, raw in ingest.read_lines(uri):
+        rows = of_csv(_whole_lines(uri)) if uri.lower().endswith(".csv") else of_jsonl(ingest.read_lines(uri))
+        for number, row in rows:
             count += 1
-            row = checked(raw)
             if isinstance(row, str):
                 wrong.append(f"line {number}: {row}")
             elif not wrong:
@@ -29,6 +29,13 @@ def examples(uri: str) -> Iterator[Example]:
         raise Terminal("invalid_dataset", f"{uri}, {'; '.join(wrong[:NAMED])}{more}")
     if not count:
         raise Terminal("empty_dataset", f"{uri} holds no rows", "Put one JSON object a line there, each with `messages`.")
+
+
+def _whole_lines(uri: str) -> Iterator[Line]:
+    """Ends and blank lines too: they may stand inside a quoted cell."""
+    store, name = ingest.open_file(uri)
+    for number, line in enumerate(store.lines(name), 1):
+        yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line) + b"\n"
 
 
 def _example(uri: str, number: int, row: Row) -> Example:

@@ -48,6 +48,8 @@ def test_a_csv_of_prompts_or_of_messages(client: Client, tmp_path: Path) -> None
     cell = json.dumps(ROW["messages"]).replace('"', '""')
     file.write_text(f'messages\n"{cell}"\n')
     assert client.upload(file).rows == 1
+    file.write_text("text\nSome words.\n")
+    assert [m.role for m in client.upload(file).preview[0].messages] == ["assistant"]
 
 
 @pytest.mark.parametrize(
@@ -56,13 +58,15 @@ def test_a_csv_of_prompts_or_of_messages(client: Client, tmp_path: Path) -> None
         ("application/jsonl", jsonl(ROW, "{", ROW), 2, "JSON"),
         ("application/jsonl", jsonl(ROW, [1]), 2, "object"),
         ("application/jsonl", jsonl(ROW, {"messages": []}), 2, "user turn"),
-        ("application/jsonl", jsonl(ROW, {"prompt": "x"}), 2, "messages"),
+        ("application/jsonl", jsonl(ROW, {"prompt": "x"}), 2, "`completion`"),
+        ("application/jsonl", jsonl(ROW, {"text": " "}), 2, "`text`"),
+        ("application/jsonl", jsonl(ROW, {"txt": "x"}), 2, "`messages`"),
         ("application/jsonl", jsonl(ROW) + b'{"messages": "\xff\xfe"}\n', 2, ""),
         ("application/jsonl", jsonl(ROW) + b"\0" * 50, 2, "JSON"),
         ("application/jsonl", jsonl(ROW, '{"messages": [' + '"' * 1_000_001, ROW), 2, "longer than"),
         ("application/jsonl", jsonl('{"messages": [{"role": "user", "content": "\\ud800"}]}'), 1, ""),
         ("text/csv", b"question,answer\na,b\n", 1, "header"),
-        ("text/csv", b"prompt,completion\nx,y\nx,\n", 3, "assistant turn"),
+        ("text/csv", b"prompt,completion\nx,y\nx,\n", 3, "`completion`"),
         ("text/csv", b"prompt,completion\nx,y\n\xff,z\n", 3, "UTF-8"),
         ("text/csv", b'prompt,completion\nx,y\n"z,w\n', 3, ""),
         ("text/csv", b"messages\n[1\n", 2, "JSON"),

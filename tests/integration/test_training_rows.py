@@ -94,6 +94,14 @@ def test_a_student_without_a_chat_template_gets_the_plain_format(ground: Path, s
     assert learnt == example(5).messages[1].content + "<|im_end|>"
 
 
+def test_plain_text_is_learnt_as_a_whole(tiny: Path, bench: Bench, store: Artifacts) -> None:
+    student = bench.load(make_task(store, make_spec(tiny), train_command()))
+    text = "static uint32_t gate_open_ns(void);"
+    row = encode(student.tokenizer, student.stop_ids, "r", [Message(role="assistant", content=text)], 1024)
+    assert student.tokenizer.decode(row.ids) == text + "<|im_end|>"
+    assert all(row.learnt)
+
+
 def test_a_long_prompt_loses_its_end_but_not_its_frame(tiny: Path, bench: Bench, store: Artifacts) -> None:
     student = bench.load(make_task(store, make_spec(tiny), train_command()))
     ids, cut = encode_prompt(student.tokenizer, SYSTEM, "clamp the sample " * 200, 100)
@@ -126,7 +134,7 @@ def test_a_bad_row_is_named_by_its_line(tiny: Path, store: Artifacts, bench: Ben
 
 def test_a_row_that_begins_with_the_assistant_is_named(tiny: Path, store: Artifacts) -> None:
     row = example(1)
-    store.write_rows("in/train.jsonl", [row, row.model_copy(update={"messages": row.messages[1:]})])
+    store.write_rows("in/train.jsonl", [row, row.model_copy(update={"messages": row.messages[::-1]})])
     task = make_task(store, make_spec(tiny), train_command())
     with pytest.raises(Terminal, match="line 2: it begins with the assistant's turn"):
         training_rows(task, train_command())

@@ -280,7 +280,7 @@ def test_wrong_uploaded_rows_are_named_by_line(tmp_path: Path) -> None:
     good = json.dumps(turns(1))
     wrong = [
         "{",
-        '{"text": "a"}',
+        '{"txt": "a"}',
         '{"messages": [{"role": "user", "content": "a"}]}',
         '{"messages": [{"role": "robot", "content": "a"}]}',
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}',
@@ -292,7 +292,7 @@ def test_wrong_uploaded_rows_are_named_by_line(tmp_path: Path) -> None:
     assert error.value.code == "invalid_dataset"
     for part in (
         "line 2: Invalid JSON",
-        "line 3: messages: Field required",
+        "line 3: neither `messages`",
         "line 4: `messages` needs",
         "line 5: messages.0.role",
     ):
