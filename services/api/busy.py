@@ -36,7 +36,10 @@ def waiting(session: Session, errand: ErrandRow, now: datetime, settings: Settin
     questions = f"answering {before} question{'s' * (before > 1)} before this one" if before else ""
     task = session.scalar(in_hand.order_by(TaskRow.id).limit(1))
     if task is None:
-        return Waiting(doing=questions or ("loading the student" if errand.status == "claimed" else "going to the worker"))
+        return Waiting(
+            doing=questions
+            or ("loading the student, reading the prompt" if errand.status == "claimed" else "going to the worker")
+        )
     doing = DOING.get(task.kind, "{kind} of run {run}").format(kind=task.kind, epoch=task.epoch, run=task.run_id)
     return Waiting(doing=f"{doing}, then {questions}" if questions else doing, eta_seconds=_eta(session, task, now))
 

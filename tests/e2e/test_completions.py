@@ -27,12 +27,15 @@ def asked(client: Client, run: RunView, **options: object) -> tuple[list[str], C
     return [event.text for event in told if isinstance(event, Piece)], end
 
 
-def a_long_one(client: Client, run: RunView) -> dict[str, object]:
-    """A question whose answer takes its time."""
-    for sample in range(20):
-        question: dict[str, object] = {"checkpoint": "base", "max_tokens": 512, "temperature": 1.0, "sample": sample}
-        if asked(client, run, **question)[1].usage.answer > 300:
-            return question
+@pytest.fixture(scope="module")
+def long_one(stack: Stack, calm_run: RunView) -> tuple[dict[str, object], str]:
+    """A question whose answer takes its time, and the answer."""
+    with Client(stack.api_url, stack.keys["operator"]) as client:
+        for sample in range(20):
+            question: dict[str, object] = {"checkpoint": "base", "max_tokens": 512, "temperature": 1.0, "sample": sample}
+            end = asked(client, calm_run, **question)[1]
+            if end.usage.answer > 300:
+                return question, end.text
     raise AssertionError("the student writes nothing long")
 
 
@@ -89,19 +92,21 @@ def test_the_cli_asks(stack: Stack, client: Client, calm_run: RunView) -> None:
     assert (wrong.returncode, "no epoch 9" in wrong.stderr, "best, base, 1, 2" in wrong.stderr) == (1, True, True)
 
 
-def test_whoever_leaves_ends_the_generation(stack: Stack, client: Client, calm_run: RunView) -> None:
+def test_whoever_leaves_ends_the_generation(
+    stack: Stack, client: Client, calm_run: RunView, long_one: tuple[dict[str, object], str]
+) -> None:
     log = stack.folder / "logs" / "gpu_trainer-1.log"
-    question = a_long_one(client, calm_run)
     before = log.read_text().count("given up")
-    answer = client.complete(calm_run.id, PROMPT, **question)  # type: ignore[arg-type]
+    answer = client.complete(calm_run.id, PROMPT, **long_one[0])  # type: ignore[arg-type]
     assert any(isinstance(event, Piece) for event in answer)
     answer.close()  # type: ignore[attr-defined]
     eventually(lambda: log.read_text().count("given up") == before + 1, 20, "it was written to its end, for nobody")
 
 
-def test_a_killed_worker_s_question_is_answered_by_the_next(stack: Stack, client: Client, calm_run: RunView) -> None:
-    question = a_long_one(client, calm_run)
-    undisturbed = asked(client, calm_run, **question)[1].text
+def test_a_killed_worker_s_question_is_answered_by_the_next(
+    stack: Stack, client: Client, calm_run: RunView, long_one: tuple[dict[str, object], str]
+) -> None:
+    question, undisturbed = long_one
     pieces = []
     for event in client.complete(calm_run.id, PROMPT, **question):  # type: ignore[arg-type]
         if isinstance(event, Piece):
@@ -112,15 +117,21 @@ def test_a_killed_worker_s_question_is_answered_by_the_next(stack: Stack, client
     assert isinstance(event, CompletionView)
 
 
-def test_a_training_is_named_and_answered_after(client: Client, calm_run: RunView, student: Path) -> None:
-    run = client.create(tiny_spec(student, training={"max_steps": 5000}))
-    eventually(lambda: "steps" in client.run(run.id).progress.doing, 60, "it does not train")
-    waits = []
-    for event in client.complete(calm_run.id, PROMPT, max_tokens=8):
-        if isinstance(event, Waiting):
-            waits.append(event)
-            if waits[-1].doing.startswith("training") and waits[-1].eta_seconds:
-                client.abort(run.id)
-    assert isinstance(event, CompletionView)
-    assert any(wait.doing == f"training epoch 1 of run {run.id}" for wait in waits)
-    assert client.wait(run.id, 60).outcome == "aborted"
+def test_a_busy_gpu_is_named_and_lets_the_question_in(stack: Stack, client: Client, calm_run: RunView, student: Path) -> None:
+    """After a training, and between two batches of answers."""
+    long = {"max_new_tokens": 512, "batch_size": 1, "chunk_size": 1, "stop_at_fence": False}
+    run = client.create(
+        tiny_spec(student, training={"max_steps": 100, "eval_steps": 1000, "checkpoint_steps": 1000}, generation=long)
+    )
+
+    def in_hand(kind: str) -> bool:
+        return any((task.kind, task.status) == (kind, "claimed") for task in client.run(run.id).tasks or ())
+
+    for kind, doing in (("train", "training"), ("generate", "writing answers of")):
+        eventually(lambda kind=kind: in_hand(kind), 60, f"no {kind}")  # type: ignore[misc]
+        told = list(client.complete(calm_run.id, PROMPT, max_tokens=8))
+        assert isinstance(told[-1], CompletionView)
+        waits = [event.doing for event in told if isinstance(event, Waiting)]
+        assert f"{doing} epoch 1 of run {run.id}" in waits
+    assert in_hand("generate"), "the work goes on after the answer"
+    client.abort(run.id)
