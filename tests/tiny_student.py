@@ -1,4 +1,5 @@
-"""A student that is made in a second: a real Llama of 0.2 million parameters and a real BPE tokenizer, with random weights.
+"""Students that are made in a second: a real Llama of 0.2 million parameters, or a Gemma 3 with eyes, and a real BPE tokenizer.
+The weights are random.
 
 python -m tests.tiny_student FOLDER
 """
@@ -8,7 +9,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -48,6 +55,36 @@ def make(folder: Path, *, vocabulary: int = 512, hidden: int = 64, context: int 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_gemma(folder: Path) -> Path:
+    """A Gemma 3 that also takes images, as the one of 4 billion parameters does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(512, 1024)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "sliding_window": 64,
+    }
+    eyes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=eyes | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Gemma3ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

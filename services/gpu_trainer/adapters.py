@@ -4,6 +4,7 @@ Each context manager leaves the student exactly as it was: nothing is ever subtr
 is put back.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from reflux.spec import RunSpec
 from services.gpu_trainer.models import Student
+
+# What a student of text and images sees with. No row shows it anything, so it stays as it is.
+EYES = r"(.*\.)?(vision_tower|vision_model|multi_modal_projector|audio_tower)(\..*)?"
 
 
 @contextmanager
@@ -76,11 +80,13 @@ def _with_adapter(student: Student, spec: RunSpec, start: Path | None) -> Any:
         # Else each checkpoint asks the hub for the base by the user's name for it.
         model.peft_config["default"].base_model_name_or_path = str(student.folder)
         return model
+    sees = any(re.fullmatch(EYES, name) for name, _ in student.model.named_modules())
     lora = LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
         target_modules="all-linear",
+        exclude_modules=EYES if sees else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(student.model, lora)
@@ -142,9 +148,9 @@ def _all_weights(student: Student, start: Path | None) -> Iterator[Any]:
     with _put_back(model.parameters()):
         if start is not None:
             _copy_weights(start, model)
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(torch.float32, copy=True)
-        model.requires_grad_(True)
+            parameter.requires_grad_(not re.fullmatch(EYES, name))
         try:
             yield model
         finally:

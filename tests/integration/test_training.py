@@ -15,6 +15,7 @@ from services.gpu_trainer.generate import generate
 from services.gpu_trainer.models import Bench
 from services.gpu_trainer.rows import validation_rows
 from services.gpu_trainer.train import Trainer, config, encoded, train
+from tests import tiny_student
 from tests.trainer_tasks import (
     StoppedBy,
     copied,
@@ -329,3 +330,16 @@ def test_full_fine_tuning_trains_all_weights_and_leaves_the_base(tiny: Path, ben
     texts = [[row.text for chunk in event.chunks for row in store.read_rows(chunk.path, Answer)] for event in (base, tuned)]
     assert texts[0] != texts[1]
     assert same(before, dict(bench.load(make_task(store, spec, train_command())).model.state_dict()))
+
+
+def test_a_student_with_eyes_learns_words_alone(ground: Path, store: Artifacts) -> None:
+    bench, folder = Bench(), tiny_student.make_gemma(ground / "gemma")
+    for method in ("full", "lora"):
+        spec = make_spec(folder, student={"method": method}, training={"max_steps": 2})
+        task = make_task(store, spec, train_command())
+        with adapters.trainable(bench.load(task), spec, None) as model:
+            trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert any("language_model" in name for name in trained)
+        assert not any("vision" in name or "projector" in name for name in trained)
+    event = train(task, bench)
+    assert generate(make_task(store, spec, generate_command(sets=("dev",), adapter_path=event.adapter_path)), bench).tokens > 0
