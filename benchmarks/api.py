@@ -85,7 +85,7 @@ def fill(stack: Stack, runs: int, events: int) -> list[str]:
 
 
 RUN_COLUMNS = (
-    "id, name, recipe, status, stage, labels, state, seq, projected_seq, notified_seq, body_hash, "
+    "id, name, recipe, status, stage, labels, state, seq, projected_seq, notified_seq, published_seq, body_hash, "
     "created_at, started_at, ended_at"
 )
 TELL = """
@@ -130,6 +130,7 @@ def run_rows(count: int, now: datetime, events_each: int) -> Iterator[tuple[Any,
             stage,
             labels,
             made[stage],
+            events_each,
             events_each,
             events_each,
             events_each,

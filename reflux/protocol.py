@@ -20,11 +20,15 @@ class Registration(BaseModel):
 
 
 class Claim(BaseModel):
-    """`token` is new for each ring: a claim whose answer was lost is asked again with it, and answered again."""
+    """`token` is new for each ring: a claim whose answer was lost is asked again with it, and answered again.
+
+    With `service`, the worker takes whichever of that service's tasks has its turn, instead of the one that it was rung for.
+    """
 
     worker: str
     incarnation: str
     token: str
+    service: str | None = None
 
 
 class Share(BaseModel):

@@ -87,12 +87,11 @@ class Worker:
         log.info("registered", worker=self.name, capabilities=capabilities)
 
     def hear(self, task_id: int) -> None:
-        """Answer a ring: do the task, if there is anything to do."""
+        """Answer a ring: do the task whose turn it is, if there is anything to do."""
         if self.shutting_down:
             return
-        claimed = self.api.post(
-            f"/v1/tasks/{task_id}/claim", Claim(worker=self.name, incarnation=self.incarnation, token=secrets.token_hex(8))
-        )
+        claim = Claim(worker=self.name, incarnation=self.incarnation, token=secrets.token_hex(8), service=self.service)
+        claimed = self.api.post(f"/v1/tasks/{task_id}/claim", claim)
         if claimed is not None:
             self.carry_out(Assignment.model_validate(claimed))
 

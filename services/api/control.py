@@ -6,7 +6,7 @@ It may be killed at any time, and run more than once: rows are taken with SKIP L
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import psycopg
 import redis
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import Engine, func, or_, select
+from sqlalchemy import Engine, Select, func, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -25,19 +25,21 @@ from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
 from reflux.queues import ROUTES, make_app, ring
 from reflux.run import Run
-from services.api import errand_desk, projection
+from services.api import errand_desk
 from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
+from services.api.projection import project
+from services.api.publishing import publish
 from services.api.settings import Settings
-from services.api.tables import EventRow, RunRow, TaskRow
-from services.api.tasks import orphan, stop
+from services.api.tables import RunRow, TaskRow
+from services.api.tasks import lock_task, orphan, stop
 from services.api.webhooks import deliver_all
 
 log = structlog.get_logger()
 
 AT_WORK = ("validating", "provisioning", "preparing", "teaching", "training", "refining", "evaluating", "exporting")
 RING_CAP = timedelta(seconds=60)
-EVENTS, EVENTS_KEPT = "reflux:events", 10_000  # the stream's name, and about how many events it keeps
+ADMITTING = 7205315  # one control process admits at a time
 
 
 def main() -> None:
@@ -97,8 +99,7 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
         doorbell.wait(0.5)
         doorbell.clear()
         try:
-            with Session(engine) as session, session.begin():
-                admit(session, settings)
+            admit(engine, settings)
             with Session(engine) as session, session.begin():
                 for task in due(session):
                     ring(app, task_id=task.id, run_id=task.run_id, kind=task.kind)
@@ -125,14 +126,18 @@ def due(session: Session) -> list[TaskRow]:
     return list(session.scalars(query))
 
 
-def admit(session: Session, settings: Settings) -> None:
+def admit(engine: Engine, settings: Settings) -> None:
     """Let the oldest queued runs begin, as many as there is room for."""
-    waiting = session.scalars(select(RunRow.id).where(RunRow.status == "queued").order_by(RunRow.created_at).limit(20)).all()
-    for run_id in waiting:
-        active = session.scalar(select(func.count()).where(RunRow.status.in_(AT_WORK))) or 0
-        row = lock(session, run_id) if active < settings.max_active_runs else None
-        if row is not None:
-            advance(session, row, RunAdmitted())
+    with Session(engine) as guard, guard.begin():
+        waiting = guard.scalars(select(RunRow.id).where(RunRow.status == "queued").order_by(RunRow.created_at).limit(20)).all()
+        if not waiting or not guard.scalar(select(func.pg_try_advisory_xact_lock(ADMITTING))):
+            return
+        for run_id in waiting:
+            with Session(engine) as session, session.begin():
+                active = session.scalar(select(func.count()).where(RunRow.status.in_(AT_WORK))) or 0
+                row = lock(session, run_id) if active < settings.max_active_runs else None
+                if row is not None:
+                    advance(session, row, RunAdmitted())
 
 
 # Watch
@@ -146,11 +151,11 @@ def watch_all(stopping: threading.Event, settings: Settings, engine: Engine, _: 
         while not stopping.wait(1):
             gap, last = time.monotonic() - last, time.monotonic()
             try:
-                with Session(engine) as session, session.begin():
+                with Session(engine) as session:
                     now = session.scalar(select(func.now()))
-                    blind = gap > 5 or not _can_hear(api)
-                    hearing_since = None if blind else hearing_since or now
-                    watch(session, settings, hearing_since)
+                blind = gap > 5 or not _can_hear(api)
+                hearing_since = None if blind else hearing_since or now
+                watch(engine, settings, hearing_since)
             except DBAPIError as error:
                 hearing_since = None
                 log.warning("database_away", during="watch", error=str(error.orig)[:200])
@@ -163,70 +168,77 @@ def _can_hear(api: httpx.Client) -> bool:
         return False
 
 
-def watch(session: Session, settings: Settings, hearing_since: datetime | None) -> None:
-    """One look at everything that time alone can change. `hearing_since` None: the watcher itself was blind."""
+def watch(engine: Engine, settings: Settings, hearing_since: datetime | None) -> None:
+    """One look at everything that time alone can change. `hearing_since` None: the watcher itself was blind.
+
+    Each run has a transaction of its own: nobody waits for the others, and two runs' locks are never held at once.
+    """
     if hearing_since is not None:
         heard = func.greatest(TaskRow.heard_at, hearing_since)
-        silent = select(TaskRow.id).where(TaskRow.status == "claimed", heard < func.now() - settings.lease)
-        for task_id in session.scalars(silent).all():
-            orphan(session, task_id, f"silent for {settings.lease.total_seconds():g} s")
-    errand_desk.watch(session, settings, hearing_since)
-    _force_stops(session, settings)
-    _keep_limits(session)
+        silent = select(TaskRow.id, TaskRow.attempt, TaskRow.heard_at).where(
+            TaskRow.status == "claimed", heard < func.now() - settings.lease
+        )
+        for task_id, attempt, last in _read(engine, silent):
+            with Session(engine) as session, session.begin():
+                orphan(session, task_id, attempt, f"silent for {settings.lease.total_seconds():g} s", unheard_since=last)
+    with Session(engine) as session, session.begin():
+        errand_desk.watch(session, settings, hearing_since)
+    _force_stops(engine, settings)
+    _keep_limits(engine)
 
 
-def _force_stops(session: Session, settings: Settings) -> None:
+def _read(engine: Engine, query: Select[*tuple[Any, ...]]) -> Sequence[Any]:
+    with Session(engine) as session:
+        return session.execute(query).all()
+
+
+def _force_stops(engine: Engine, settings: Settings) -> None:
     """Cut off what did not stop by itself. Its worker has been told to kill since the grace ended."""
     over = func.now() - settings.grace - settings.beat - timedelta(seconds=2)
     stuck = (
-        select(TaskRow.run_id, TaskRow.id)
+        select(TaskRow.id, RunRow.stopping_since)
         .join(RunRow, RunRow.id == TaskRow.run_id)
         .where(TaskRow.status == "claimed", RunRow.stopping.is_not(None), RunRow.stopping_since < over)
     )
-    for run_id, task_id in session.execute(stuck).all():
-        row = lock(session, run_id)
-        task = session.get(TaskRow, task_id, with_for_update=True, populate_existing=True)
-        if row and row.stopping and task and task.status == "claimed":
-            log.warning("stop_forced", run_id=run_id, task=task.key)
-            stop(session, row, task, forced=True)
+    for task_id, since in _read(engine, stuck):
+        with Session(engine) as session, session.begin():
+            row, task = lock_task(session, task_id) or (None, None)
+            if row and task and row.stopping_since == since and task.status == "claimed":
+                log.warning("stop_forced", run_id=row.id, task=task.key)
+                stop(session, row, task, forced=True)
 
 
-def _keep_limits(session: Session) -> None:
+def _keep_limits(engine: Engine) -> None:
     late = select(RunRow.id).where(
         RunRow.ended_at.is_(None),
         or_(RunRow.stage == "cleaning_up", RunRow.deadline_at < func.now()),
         RunRow.status != "paused",
     )
-    for run_id in session.scalars(late).all():
-        row = lock(session, run_id)
-        if row is None:
-            continue
-        limits = Run.model_validate(row.state).spec.limits
-        now = session.scalar(select(func.now()))
-        assert now is not None
-        if row.stage == "cleaning_up":
-            if (now - row.stage_since).total_seconds() > limits.cleanup_seconds:
-                advance(session, row, CleanupOverdue())
-        elif row.stopping is None:
-            advance(session, row, TimeLimitReached())
+    for (run_id,) in _read(engine, late):
+        with Session(engine) as session, session.begin():
+            row = lock(session, run_id)
+            if row is not None:
+                _keep_limit(session, row)
 
 
-# Publish
+def _keep_limit(session: Session, row: RunRow) -> None:
+    now = session.execute(select(func.now())).scalar_one()
+    if row.stage == "cleaning_up":
+        seconds = Run.model_validate(row.state).spec.limits.cleanup_seconds
+        if (now - row.stage_since).total_seconds() > seconds:
+            advance(session, row, CleanupOverdue())
+    elif row.stopping is None and row.status != "paused":
+        advance(session, row, TimeLimitReached())
+
+
+# Publish and project
 
 
 def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
-    """Put each new event on a stream for whoever listens. What is lost here is lost to listeners alone."""
     valkey = redis.Redis.from_url(settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5)
-    last: int | None = None
     while not stopping.wait(0.2):
         try:
-            with Session(engine) as session:
-                if last is None:
-                    last = session.scalar(select(func.max(EventRow.id))) or 0
-                for event in session.scalars(select(EventRow).where(EventRow.id > last).order_by(EventRow.id).limit(500)):
-                    fact: dict[Any, Any] = {"run_id": event.run_id, "seq": event.seq, "type": event.type, "status": event.status}
-                    valkey.xadd(EVENTS, fact, maxlen=EVENTS_KEPT, approximate=True)
-                    last = event.id
+            publish(engine, valkey)
         except DBAPIError as error:
             log.warning("database_away", during="publish", error=str(error.orig)[:200])
             stopping.wait(1)
@@ -235,17 +247,13 @@ def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _
             stopping.wait(1)
 
 
-# Project
-
-
 def project_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
     """Keep each run's JSON files in the artifact store as Postgres has them."""
     artifacts: Artifacts | None = None
     while not stopping.wait(0.2):
         try:
             artifacts = artifacts or Artifacts(settings.artifacts_url)
-            with Session(engine) as session, session.begin():
-                projection.project_next(session, artifacts)
+            project(engine, artifacts)
         except DBAPIError as error:
             log.warning("database_away", during="project", error=str(error.orig)[:200])
         except RefluxError as error:

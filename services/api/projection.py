@@ -3,12 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts, run_folder
 from reflux.run import Run, summary
 from services.api.tables import EventRow, RunRow, TaskRow
+
+WRITING = 7205316  # with a run's hash: who writes its files
 
 # The names that users of the first pipelines know, beside ours.
 CANONICAL = {
@@ -34,24 +36,29 @@ PHASES = {
 }
 
 
-def project_next(session: Session, artifacts: Artifacts) -> None:
+def project(engine: Engine, artifacts: Artifacts) -> None:
     """Write the files of every run that has moved since they were written."""
-    moved = (
-        select(RunRow)
-        .where(RunRow.projected_seq < RunRow.seq)
-        .order_by(RunRow.id)
-        .limit(20)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    for row in session.scalars(moved).all():
-        folder = run_folder(row.id)
-        run = Run.model_validate(row.state)
-        if row.projected_seq < 0:
-            artifacts.put_json(f"{folder}/spec.json", run.spec)
-        artifacts.put_json(f"{folder}/training.json", _training(session, row, run))
-        artifacts.put_json(f"{folder}/training_summary.json", summary(run))
-        artifacts.put_json(f"{folder}/system-state.json", _system_state(session, row, run))
-        row.projected_seq = row.seq
+    with Session(engine) as session:
+        moved = session.scalars(select(RunRow.id).where(RunRow.projected_seq < RunRow.seq).order_by(RunRow.id)).all()
+    for run_id in moved:
+        with Session(engine) as session, session.begin():
+            if session.scalar(select(func.pg_try_advisory_xact_lock(WRITING, func.hashtext(run_id)))):
+                _write(session, run_id, artifacts)
+
+
+def _write(session: Session, run_id: str, artifacts: Artifacts) -> None:
+    """The one writer of a run's files. The run itself is not locked: it goes on, however slow the store is."""
+    row = session.get(RunRow, run_id)
+    if row is None or row.projected_seq >= row.seq:
+        return
+    folder, seq = run_folder(run_id), row.seq
+    run = Run.model_validate(row.state)
+    if row.projected_seq < 0:
+        artifacts.put_json(f"{folder}/spec.json", run.spec)
+    artifacts.put_json(f"{folder}/training.json", _training(session, row, run))
+    artifacts.put_json(f"{folder}/training_summary.json", summary(run))
+    artifacts.put_json(f"{folder}/system-state.json", _system_state(session, row, run))
+    session.execute(update(RunRow).where(RunRow.id == run_id).values(projected_seq=seq))
 
 
 def _system_state(session: Session, row: RunRow, run: Run) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class RunRow(Base):
         Index("runs_unfinished", "status", postgresql_where=text("ended_at is null")),
         Index("runs_unprojected", "id", postgresql_where=text("projected_seq < seq")),
         Index("runs_unnotified", "id", postgresql_where=text("notified_seq < seq")),
+        Index("runs_unpublished", "id", postgresql_where=text("published_seq < seq")),
         Index("runs_by_status", "status", "created_at", "id"),
         Index("runs_by_name", "name", "created_at", "id"),
         Index("runs_by_label", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
@@ -40,6 +41,7 @@ class RunRow(Base):
     seq: Mapped[int] = mapped_column(default=0)
     projected_seq: Mapped[int] = mapped_column(default=-1)
     notified_seq: Mapped[int] = mapped_column(server_default="0")
+    published_seq: Mapped[int] = mapped_column(server_default="0")
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     body_hash: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

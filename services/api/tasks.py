@@ -18,6 +18,7 @@ from reflux.run import Run
 from services.api.advance import PROGRESS, advance, append, lock
 from services.api.settings import Settings
 from services.api.tables import EventRow, LogRow, MetricRow, RunRow, TaskRow, WorkerRow
+from services.api.turns import next_task
 
 log = structlog.get_logger()
 
@@ -35,16 +36,33 @@ def register(session: Session, body: Registration) -> None:
     row.service, row.incarnation, row.capabilities = body.service, body.incarnation, body.capabilities
     row.registered_at = row.seen_at = func.now()
     if reborn:
-        held = select(TaskRow.id).where(
-            TaskRow.worker == body.name, TaskRow.incarnation != body.incarnation, TaskRow.status == "claimed"
+        held = (
+            select(TaskRow.id, TaskRow.attempt)
+            .where(TaskRow.worker == body.name, TaskRow.incarnation != body.incarnation, TaskRow.status == "claimed")
+            .order_by(TaskRow.run_id)
         )
-        for task_id in session.scalars(held).all():
-            orphan(session, task_id, f"{body.name} was started anew")
+        for task_id, attempt in session.execute(held).all():
+            orphan(session, task_id, attempt, f"{body.name} was started anew")
 
 
 def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> Assignment | None:
-    """Give the task to this worker, unless there is nothing to do: claimed, finished, not due, or not known."""
-    locked = _lock(session, task_id)
+    """Give this worker the task, or with `body.service` the one whose turn it is. None: there is nothing to do."""
+    if body.service is None:
+        return _claim(session, task_id, body, settings)
+    told: int | None = session.scalar(
+        select(TaskRow.id).where(TaskRow.status == "claimed", TaskRow.worker == body.worker, TaskRow.claim_token == body.token)
+    )
+    while (turn := told or next_task(session, body.service)) is not None:
+        if assignment := _claim(session, turn, body, settings):
+            return assignment
+        told = None
+        session.rollback()  # another worker was first; two runs' locks are never held at once
+    return None
+
+
+def _claim(session: Session, task_id: int, body: Claim, settings: Settings) -> Assignment | None:
+    """The task, unless it is claimed, finished, not due, or not known."""
+    locked = lock_task(session, task_id)
     if locked is None:
         return None
     row, task = locked
@@ -71,7 +89,7 @@ def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> Beat
         return BeatAnswer(answer="lost", why="there is no such task")
     row: RunRow | None = None
     if history:
-        row, task = _lock(session, task_id) or (None, task)
+        row, task = lock_task(session, task_id) or (None, task)
     if task.status != "claimed" or task.attempt != body.attempt:
         return BeatAnswer(answer="lost", why=f"attempt {body.attempt} was given up; the task is {task.status}")
     task.heard_at = func.now()
@@ -92,7 +110,7 @@ def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> Beat
 
 def complete(session: Session, task_id: int, attempt: int, event: Event) -> Accepted:
     """Accept the first success of a task, from whichever attempt."""
-    locked = _lock(session, task_id)
+    locked = lock_task(session, task_id)
     if locked is None:
         return Accepted(accepted=False, why="there is no such task")
     row, task = locked
@@ -113,7 +131,7 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
 
 def fail(session: Session, task_id: int, attempt: int, why: Failure) -> Accepted:
     """Try again by the policy table, or give the failure to the run."""
-    locked = _lock(session, task_id)
+    locked = lock_task(session, task_id)
     if locked is None or locked[1].status != "claimed" or locked[1].attempt != attempt:
         return Accepted(accepted=False, why="this attempt was given up before")
     plain = {"message": leaks.redacted(why.message), "log": leaks.redacted(why.log)}
@@ -123,7 +141,7 @@ def fail(session: Session, task_id: int, attempt: int, why: Failure) -> Accepted
 
 def stopped(session: Session, task_id: int, attempt: int, *, handed_back: bool) -> Accepted:
     """The attempt saved its work and ended. Without a stop of the run, the next attempt is due at once."""
-    locked = _lock(session, task_id)
+    locked = lock_task(session, task_id)
     if locked is None or locked[1].status != "claimed" or locked[1].attempt != attempt:
         return Accepted(accepted=False, why="this attempt was given up before")
     row, task = locked
@@ -141,12 +159,17 @@ def stop(session: Session, row: RunRow, task: TaskRow, *, forced: bool) -> None:
     advance(session, row, TaskStopped(key=task.key, forced=forced))
 
 
-def orphan(session: Session, task_id: int, why: str) -> None:
-    """Take a task from a worker that is silent or gone; after three attempts without any progress, give up."""
-    locked = _lock(session, task_id)
-    if locked is None or locked[1].status != "claimed":
+def orphan(session: Session, task_id: int, attempt: int, why: str, unheard_since: datetime | None = None) -> None:
+    """Take a task from a worker that is silent or gone; after three attempts without any progress, give up.
+
+    Nothing is done where that attempt is over, or was heard of since `unheard_since`: another process may have been first.
+    """
+    locked = lock_task(session, task_id)
+    if locked is None or (locked[1].status, locked[1].attempt) != ("claimed", attempt):
         return
     row, task = locked
+    if unheard_since is not None and task.heard_at != unheard_since:
+        return
     log.warning("task_orphaned", run_id=row.id, task=task.key, attempt=task.attempt, why=why)
     task.orphaned_at = func.now()
     if row.stopping:
@@ -185,7 +208,7 @@ def _share(session: Session, task: TaskRow) -> Share:
     return Share(place=sum(other < task.id for other in ids), of=max(1, len(ids)))
 
 
-def _lock(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:
+def lock_task(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:
     """The run, then the task, both locked."""
     run_id = session.scalar(select(TaskRow.run_id).where(TaskRow.id == task_id))
     row = lock(session, run_id) if run_id else None

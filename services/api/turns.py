@@ -1,0 +1,37 @@
+"""Whose turn it is: which of a service's ready tasks a free worker gets.
+
+Runs take turns. The run that has the fewest of the service's workers comes first, then the one that has waited for the longest
+since it last had one. So nobody waits for more than one task of each other run, however many tasks that other has.
+"""
+
+from sqlalchemy import func, select, true
+from sqlalchemy.orm import Session
+
+from reflux.queues import kinds
+from services.api.tables import TaskRow
+
+
+def next_task(session: Session, service: str) -> int | None:
+    """The id of the task whose turn it is, or None if none is due. Nothing is locked."""
+    ours = TaskRow.kind.in_(kinds(service))
+    waiting = (
+        select(TaskRow.run_id, func.min(TaskRow.id).label("first"))
+        .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), ours)
+        .group_by(TaskRow.run_id)
+        .subquery()
+    )
+    had = (
+        select(
+            func.count().filter(TaskRow.status == "claimed").label("in_hand"),
+            func.max(TaskRow.claimed_at).label("last"),
+        )
+        .where(TaskRow.run_id == waiting.c.run_id, ours)
+        .lateral()
+    )
+    turn = (
+        select(waiting.c.first)
+        .join(had, true())
+        .order_by(had.c.in_hand, had.c.last.asc().nulls_first(), waiting.c.first)
+        .limit(1)
+    )
+    return session.scalar(turn)
