@@ -41,6 +41,7 @@ from reflux.views import (
     PresetView,
     Problem,
     ReadyView,
+    ResourceView,
     ReviewView,
     Role,
     RunList,
@@ -163,6 +164,10 @@ class Client:
 
     def workers(self) -> list[WorkerView]:
         return TypeAdapter(list[WorkerView]).validate_python(self._request("GET", "/v1/system/workers").json())
+
+    def resources(self) -> list[ResourceView]:
+        """Machines that exist only for a run, and may still be there."""
+        return TypeAdapter(list[ResourceView]).validate_python(self._request("GET", "/v1/resources").json())
 
     def upload(self, file: Path, name: str | None = None, tell: Tell = lambda _: None) -> DatasetView:
         """Store rows for `data.train`: a .csv file, or JSONL. `tell` hears how many bytes have gone, each time some do."""

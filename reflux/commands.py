@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from reflux.machines import Machine
 from reflux.records import PromptSet
 from reflux.stages import Stage
 from reflux.summary import Summary
@@ -51,9 +52,11 @@ class Preflight(Order):
 
 
 class Provision(Order):
-    """Make the machine that exists only for this run."""
+    """Make the machine that exists only for this run. `machine`, its recorded intent, is filled in when it is claimed."""
 
     kind: Literal["provision"] = "provision"
+    number: int = 1
+    machine: Machine | None = None
 
     @property
     def key(self) -> str:
@@ -227,11 +230,13 @@ class Deliver(Order):
 class CleanUp(Order):
     """Delete what the run made and nothing accepted; write cleanup_status.json, the summary and the report.
 
-    `keep_prefixes` is filled in when the command is claimed: the folders of the attempts accepted by then.
+    Filled in when the command is claimed: `keep_prefixes`, the folders of the attempts accepted by then, and `machines`, which
+    the run may still have outside.
     """
 
     kind: Literal["clean_up"] = "clean_up"
     keep_prefixes: tuple[str, ...] = ()
+    machines: tuple[Machine, ...] = ()
     discard: bool = False
     resource_ids: tuple[str, ...] = ()
     prompts_path: str | None = None

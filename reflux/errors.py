@@ -68,6 +68,10 @@ POLICIES: dict[str, Policy] = {
     "disk_low": _retriable(0, hint="Free disk space on the worker, or lower limits.min_disk_gb."),
     "spot_interrupted": _retriable(*(30.0,) * 5, hint="The provider took the machine back. The run goes on from its checkpoint."),
     "provider_not_ready": _retriable(30, 30, 30, hint="The provider's resource was not ready. Look at its console."),
+    "provider_throttled": _retriable(5, 15, 45, hint="The provider asked for fewer calls. If it lasts, ask for a higher rate."),
+    "no_capacity": _retriable(
+        30, 60, 120, 300, 600, hint="The provider has no such machine free. Choose another type or zone, or compute.spot: false."
+    ),
     "gpu_out_of_memory": _terminal("Choose a smaller student, a shorter training.max_length, or student.quantization: nf4."),
     "prompt_too_long": _terminal("Shorten the prompt, or ask for a shorter answer by max_tokens."),
     # Terminal
@@ -85,6 +89,9 @@ POLICIES: dict[str, Policy] = {
     "gpu_missing": _terminal("Start a gpu_trainer worker, or set student.device: cpu for a small student."),
     "stage_timeout": _terminal("Raise limits.max_runtime, or use a smaller dataset. What was trained so far is exported."),
     "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
+    "image_missing": _terminal("Correct compute.image, and see that this account and region have it."),
+    "network_missing": _terminal("Correct compute.subnet_id and compute.security_group_ids: one VPC in compute.region has both."),
+    "provider_refused": _terminal("Correct what the provider names, in the section compute of the spec."),
     "quota_exceeded": _terminal("Ask the provider for a higher quota, or choose another instance type."),
     "job_failed": _terminal("The command ended with an error. Its log is among the run's artifacts."),
     "jobs_not_allowed": _terminal(

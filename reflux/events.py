@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from reflux.commands import Chunk
 from reflux.errors import Failure
+from reflux.machines import Ended
 from reflux.summary import Comparison, Usage
 
 
@@ -186,8 +187,11 @@ class ResultsDelivered(Answering):
 
 
 class CleanedUp(Answering):
+    """`machines`: what became of each that the run had."""
+
     type: Literal["cleaned_up"] = "cleaned_up"
     path: str
+    machines: tuple[Ended, ...] = ()
     manual_action_required: bool = False
 
 

@@ -209,9 +209,35 @@ class Limits(Section):
 
 
 class Compute(Section):
+    """Where the GPU work is done. `ec2` and `sagemaker`: on a machine that exists only for this run.
+
+    What is left out is taken from the file that the teacher workers' REFLUX_MACHINES names.
+    """
+
     kind: Literal["local", "ec2", "sagemaker"] = "local"
-    instance_type: str | None = None
+    region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{4,30}$")
+    instance_type: str | None = Field(None, description="Such as g5.2xlarge; sagemaker: ml.g5.2xlarge")
+    image: str | None = Field(
+        None, description="ec2: the AMI, with Docker and the NVIDIA driver; sagemaker: the image's URI in ECR"
+    )
+    subnet_id: str | None = None
+    security_group_ids: tuple[str, ...] = ()
+    instance_profile: str | None = Field(None, description="ec2: name of the profile that may read and write the artifact store")
+    role_arn: str | None = Field(None, description="sagemaker: the role that the job takes on")
+    volume_gb: Annotated[int, Field(ge=8, le=16_000)] = 100
     spot: bool = False
+    max_wait: Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))] = Field(
+        timedelta(hours=24), description="sagemaker with spot: from the request to the end, at most"
+    )
+    start_seconds: Annotated[float, Field(gt=0)] = Field(
+        900.0, description="From the request to the machine's first word, at most"
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Further tags of everything that is made")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, data: Any) -> Any:
+        return {"kind": data} if isinstance(data, str) else data
 
 
 class Job(Section):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Failure
+from reflux.machines import Ended, Kind
 from reflux.records import Correction, Lineage, Verdict
 from reflux.run import Origin
 from reflux.spec import FieldProblem
@@ -301,6 +302,21 @@ class ReadyView(BaseModel):
     database: Literal["ok", "away"]
     broker: Literal["ok", "away"]
     artifacts: Literal["ok", "away"]
+
+
+class ResourceView(BaseModel):
+    """A machine that exists only for a run. `last`: what the last look at it found."""
+
+    token: str
+    run_id: str
+    run_status: str | None
+    kind: Kind
+    region: str
+    status: str
+    id: str | None
+    last: Ended | None
+    intended_at: datetime
+    looked_at: datetime | None
 
 
 class WorkerView(BaseModel):

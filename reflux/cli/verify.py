@@ -1,7 +1,8 @@
-"""`reflux verify-cleanup`: what ended runs may have left behind, from their own cleanup_status.json."""
+"""`reflux verify-cleanup`: what runs may have left behind, by their cleanup_status.json, the API's record, and the provider."""
 
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,9 @@ import typer
 from reflux.cli import output
 from reflux.cli.connection import connect
 from reflux.client import ApiError, Client
-from reflux.views import RunView
+from reflux.errors import RefluxError
+from reflux.machines import Machine
+from reflux.views import ResourceView, RunView
 
 STATUS = "cleanup_status.json"
 
@@ -20,11 +23,17 @@ def verify_cleanup(
     run_id: Annotated[
         str | None, typer.Argument(help="Only this run; left out: every run that has ended.", show_default=False)
     ] = None,
+    provider: Annotated[
+        bool, typer.Option(help="Ask the provider what still exists, with the AWS credentials of this terminal.")
+    ] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Check that ended runs left nothing behind that costs money or space. Exit code 1 if something is to be done by hand."""
     with connect() as client:
-        checked = [_checked(client, run) for run in (_ended(client) if run_id is None else [client.run(run_id)])]
+        runs = list(_ended(client)) if run_id is None else [client.run(run_id)]
+        machines = _machines(client, None if run_id is None else {run_id}, ask=provider)
+        checked = [_checked(client, run, machines.pop(run.id, [])) for run in runs]
+    checked += [{"run_id": deleted, "outcome": "deleted", "to_do": to_do} for deleted, to_do in machines.items()]
     left = [row for row in checked if row["to_do"]]
     if json_:
         typer.echo(json.dumps(checked, indent=2))
@@ -38,6 +47,55 @@ def verify_cleanup(
         raise typer.Exit(1)
 
 
+def _machines(client: Client, wanted: set[str] | None, *, ask: bool) -> dict[str, list[str]]:
+    """What is to be done about machines of runs that are over, by run; those of deleted runs too."""
+    to_do: dict[str, list[str]] = defaultdict(list)
+    for row in client.resources():
+        over = row.run_status in (None, "succeeded", "failed", "aborted")
+        if over and (wanted is None or row.run_id in wanted):
+            to_do[row.run_id] += _of_machine(row, ask=ask)
+    return to_do
+
+
+def _of_machine(row: ResourceView, *, ask: bool) -> list[str]:
+    recorded = _recorded(row)
+    if not ask:
+        return [recorded]
+    from services.teacher_worker.cloud import providers
+
+    machine = Machine(
+        token=row.token, run_id=row.run_id, kind=row.kind, region=row.region, deployment="", id=row.id
+    )  # fmt: skip
+    try:
+        found = providers.standing(machine)
+    except RefluxError as error:
+        return [f"{recorded} The provider could not be asked: {error.message}. {error.hint}"]
+    return [
+        f"End {one.id} ({one.note}, {row.region}): {one.error}{_cost(one.cost_per_hour)}. {_command(row, one.id)}"
+        for one in found
+    ]
+
+
+def _recorded(row: ResourceView) -> str:
+    what = f"{row.id or row.token} ({row.kind}, {row.region})"
+    if row.last is None:
+        return f"Look for {what}: nobody has looked whether it is gone."
+    why = f": {row.last.error}" if row.last.error else ""
+    told = f"the last look ({row.last.timestamp}) found it {row.last.status.replace('_', ' ')}{why}"
+    again = f"It is looked at again and again. {_command(row, row.id)}".rstrip()
+    return f"Look for {what}: {told}{_cost(row.last.cost_per_hour)}. {again}"
+
+
+def _cost(cost: float | None) -> str:
+    return ", and its price is not known" if cost is None else f", at about ${cost:g} an hour" if cost else ""
+
+
+def _command(row: ResourceView, name: str | None) -> str:
+    if name is None or row.kind != "ec2_instance":
+        return ""
+    return f"By hand: aws ec2 terminate-instances --region {row.region} --instance-ids {name}"
+
+
 def _ended(client: Client) -> Iterator[RunView]:
     after: str | None = None
     while True:
@@ -48,8 +106,8 @@ def _ended(client: Client) -> Iterator[RunView]:
         after = page.data[-1].id
 
 
-def _checked(client: Client, run: RunView) -> dict[str, Any]:
-    return {"run_id": run.id, "outcome": run.outcome, "to_do": list(_to_do(client, run)) if run.terminal else []}
+def _checked(client: Client, run: RunView, machines: list[str]) -> dict[str, Any]:
+    return {"run_id": run.id, "outcome": run.outcome, "to_do": machines + list(_to_do(client, run)) if run.terminal else []}
 
 
 def _to_do(client: Client, run: RunView) -> Iterator[str]:
@@ -62,14 +120,6 @@ def _to_do(client: Client, run: RunView) -> Iterator[str]:
             yield f"Its cleanup was never finished ({error.problem.detail}). Look for what it made outside, by its tags."
         return
     resources = status["resources"]
-    for resource in [resources.get("ec2_instance"), *resources.get("ebs_volumes", [])]:
-        if resource and resource["status"] == "failed":
-            cost = (
-                f" It costs ${status['estimated_orphaned_cost_per_hour']:g} an hour."
-                if status["estimated_orphaned_cost_per_hour"]
-                else ""
-            )
-            yield f"End {resource['id']} by hand: {resource['error']}.{cost}"
     failed = resources["artifacts"].get("errors", {})
     for path, why in failed.items():
         yield f"Delete {path} in the artifact store: {why}"

@@ -11,10 +11,11 @@ from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from reflux.commands import Command
+from reflux.commands import Command, Provision
 from reflux.events import Event, TaskStopped
 from reflux.loop import Impossible, decide, is_stale
 from reflux.run import Run
+from services.api import resources
 from services.api.tables import EventRow, RunRow, TaskRow
 
 log = structlog.get_logger()
@@ -47,6 +48,9 @@ def advance(session: Session, row: RunRow, event: Event) -> Run:
         _save(row, run)
         append(session, row, event.type, event.model_dump(mode="json"))
         _give(session, row, commands)
+        for command in commands:
+            if isinstance(command, Provision):
+                resources.intend(session, run, command)
         waiting.extend(_withdraw(session, row, run))
     return run
 

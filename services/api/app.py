@@ -20,7 +20,20 @@ from services.api.measures import Measures
 from services.api.pages import Pages
 from services.api.rates import Buckets
 from services.api.readiness import Readiness
-from services.api.routes import catalogue, completions, contents, datasets, errands, forks, keys, reviews, runs, system, tasks
+from services.api.routes import (
+    catalogue,
+    completions,
+    contents,
+    datasets,
+    errands,
+    forks,
+    keys,
+    resources,
+    reviews,
+    runs,
+    system,
+    tasks,
+)
 from services.api.settings import Settings
 
 SWITCH_SECONDS = 0.0005  # else a thread that computes can keep the event loop, and with it every other call, for 5 ms
@@ -61,6 +74,7 @@ def make_app() -> FastAPI:
         catalogue.router,
         completions.router,
         errands.router,
+        resources.router,
         reviews.router,
         forks.router,
         tasks.router,

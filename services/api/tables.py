@@ -175,6 +175,48 @@ class WorkerRow(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class DeploymentRow(Base):
+    """One row: the name that the tags of this deployment's machines carry."""
+
+    __tablename__ = "deployment"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
+class ResourceRow(Base):
+    """A machine that exists only for a run, recorded before it is made; it is gone when it was seen to be."""
+
+    __tablename__ = "resources"
+    __table_args__ = (
+        Index("resources_of_run", "run_id"),
+        Index("resources_left", "look_at", postgresql_where=text("status <> 'gone'")),
+    )
+
+    token: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    kind: Mapped[str]
+    region: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="intended")
+    external_id: Mapped[str | None]
+    last: Mapped[dict[str, Any] | None]
+    looks: Mapped[int] = mapped_column(server_default="0")
+    intended_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    made_at: Mapped[datetime | None]
+    looked_at: Mapped[datetime | None]
+    look_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    gone_at: Mapped[datetime | None]
+
+
+class PlaceRow(Base):
+    """Where this deployment has ever meant to make a machine: looked through by its tag now and then."""
+
+    __tablename__ = "places"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    look_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class KeyRow(Base):
     """A bearer key, by its SHA-256. The key itself was shown once, and is nowhere."""
 

@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from reflux import leaks
 from reflux.artifacts import attempt_folder
-from reflux.commands import CleanUp, CommandAdapter
+from reflux.commands import CleanUp, CommandAdapter, Provision
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
-from reflux.events import ANSWERS, ChunkGenerated, Event, TaskFailed, TaskStopped
+from reflux.events import ANSWERS, ChunkGenerated, CleanedUp, Event, MachineProvisioned, TaskFailed, TaskStopped
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Phase, Registration, Share
 from reflux.queues import ROUTES, service
 from reflux.run import Run
+from services.api import resources
 from services.api.advance import PROGRESS, advance, append, lock
 from services.api.settings import Settings
 from services.api.tables import EventRow, LogRow, MetricRow, RunRow, TaskRow, WorkerRow
@@ -125,8 +126,16 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
     task.ended_at = func.now()
     task.orphaned_at = None
     session.flush()
+    _note_machines(session, task, event)
     advance(session, row, event)
     return Accepted(accepted=True)
+
+
+def _note_machines(session: Session, task: TaskRow, event: Event) -> None:
+    if isinstance(event, MachineProvisioned):
+        resources.made(session, task.run_id, Provision.model_validate(task.command), event.resource_id)
+    if isinstance(event, CleanedUp):
+        resources.ended(session, event.machines)
 
 
 def fail(session: Session, task_id: int, attempt: int, why: Failure) -> Accepted:
@@ -186,7 +195,10 @@ def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
 def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings) -> Assignment:
     command = CommandAdapter.validate_python(task.command)
     if isinstance(command, CleanUp):
-        command = command.model_copy(update={"keep_prefixes": accepted_folders(session, row.id)})
+        left = {"keep_prefixes": accepted_folders(session, row.id), "machines": resources.left_of(session, row.id)}
+        command = command.model_copy(update=left)
+    if isinstance(command, Provision):
+        command = command.model_copy(update={"machine": resources.intended(session, row.id, command)})
     return Assignment(
         task_id=task.id,
         run_id=row.id,

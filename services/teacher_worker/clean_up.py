@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -12,7 +12,9 @@ from reflux.artifacts import Artifacts, run_folder
 from reflux.commands import CleanUp
 from reflux.errors import RefluxError
 from reflux.events import CleanedUp
+from reflux.machines import Ended, Machine, Volume
 from reflux.task import Task
+from services.teacher_worker.cloud import providers
 from services.teacher_worker.report import write_report
 
 DELETERS = 16
@@ -20,11 +22,12 @@ NAMED = 50  # failed deletes that the status names; all are counted
 
 
 class Resource(BaseModel):
-    """What became of one thing that costs money while it exists."""
+    """What became of one thing that costs money while it exists. `id` is the provider's, or our name where that is not known."""
 
     id: str
-    status: Literal["terminated", "terminating", "failed"]
+    status: Literal["terminated", "terminating", "failed", "not_found"]
     error: str | None = None
+    note: str | None = None
     timestamp: str
 
 
@@ -48,13 +51,15 @@ class CleanedArtifacts(BaseModel):
 
 class Resources(BaseModel):
     ec2_instance: Resource | None = None
-    ebs_volumes: list[Resource] = []
+    ebs_volumes: list[Volume] = []
+    sagemaker_job: Resource | None = None
+    earlier_machines: list[Resource] = []
     state_file: StateFile
     artifacts: CleanedArtifacts
 
 
 class CleanupStatus(BaseModel):
-    """cleanup_status.json. Times are UTC, ISO 8601."""
+    """cleanup_status.json. Times are UTC, ISO 8601; the cost is in USD, null where a price is not known."""
 
     timestamp_start: str
     timestamp_end: str
@@ -62,7 +67,7 @@ class CleanupStatus(BaseModel):
     instance_id: str | None
     resources: Resources
     manual_action_required: bool
-    estimated_orphaned_cost_per_hour: float = 0.0
+    estimated_orphaned_cost_per_hour: float | None = 0.0
 
 
 def clean_up(task: Task) -> CleanedUp:
@@ -73,10 +78,11 @@ def clean_up(task: Task) -> CleanedUp:
     folder = run_folder(task.run_id)
     warnings = []
 
+    ended = tuple(_ended(task, machine) for machine in command.machines)  # first, as they cost money
     kept, unwanted, note = sort_out(task.artifacts.paths(folder), folder, command)
     errors = dict(_delete(task, unwanted))
-    instance = _instance(command.resource_ids)
-    manual = bool(errors) or instance is not None
+    volumes = [volume for outcome in ended for volume in outcome.volumes]
+    manual = bool(errors) or "failed" in {*(outcome.status for outcome in ended), *(volume.status for volume in volumes)}
     try:
         write_report(task.artifacts, task.run_id, command.summary, command.prompts_path)
     except (RefluxError, OSError) as error:
@@ -86,9 +92,10 @@ def clean_up(task: Task) -> CleanedUp:
         timestamp_start=started,
         timestamp_end=now(),
         run_id=task.run_id,
-        instance_id=instance.id if instance else None,
+        instance_id=ended[-1].id if ended else None,
         resources=Resources(
-            ec2_instance=instance,
+            **_by_kind(command.machines, ended),
+            ebs_volumes=volumes,
             state_file=StateFile(timestamp=now()),
             artifacts=CleanedArtifacts(
                 status="failed" if errors else "deleted" if unwanted else "kept",
@@ -101,6 +108,7 @@ def clean_up(task: Task) -> CleanedUp:
             ),
         ),
         manual_action_required=manual,
+        estimated_orphaned_cost_per_hour=_cost(ended),
     )
     path = f"{folder}/cleanup_status.json"
     task.artifacts.put_json(path, status)
@@ -109,6 +117,7 @@ def clean_up(task: Task) -> CleanedUp:
         seconds=time.monotonic() - began,
         warnings=tuple(warnings),
         path=path,
+        machines=ended,
         manual_action_required=manual,
     )
 
@@ -160,9 +169,25 @@ def _deleted(artifacts: Artifacts, path: str) -> tuple[str, str | None]:
     return path, None
 
 
-def _instance(resource_ids: tuple[str, ...]) -> Resource | None:
-    """Machines that were made for the run. This worker can't end any, and says so."""
-    if not resource_ids:
-        return None
-    error = "this deployment has no provider that could end it; end it by hand"
-    return Resource(id=", ".join(resource_ids), status="failed", error=error, timestamp=now())
+def _ended(task: Task, machine: Machine) -> Ended:
+    task.log(f"ending {machine.kind} {machine.id or machine.token} in {machine.region}")
+    outcome = providers.end(machine)
+    told = f"{outcome.id or outcome.token}: {outcome.status}" + (f", {outcome.error}" if outcome.error else "")
+    task.log(told, "warning" if outcome.status == "failed" else "info")
+    return outcome
+
+
+def _by_kind(machines: tuple[Machine, ...], ended: tuple[Ended, ...]) -> dict[str, Any]:
+    """The last of each kind under the name of its kind, the others together."""
+    found: dict[str, Any] = {"earlier_machines": []}
+    for machine, outcome in zip(machines, ended, strict=True):
+        if machine.kind in found:
+            found["earlier_machines"].append(found[machine.kind])
+        told = outcome.model_dump(include={"status", "error", "note", "timestamp"})
+        found[machine.kind] = Resource(id=outcome.id or outcome.token, **told)
+    return found
+
+
+def _cost(ended: tuple[Ended, ...]) -> float | None:
+    costs = [outcome.cost_per_hour for outcome in ended]
+    return None if None in costs else round(sum(cost or 0.0 for cost in costs), 4)

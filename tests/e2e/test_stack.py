@@ -137,15 +137,13 @@ def test_what_could_not_be_cleaned_up_is_named(stack: Stack, client: Client, art
     written = file.read_text()
     status = json.loads(written)
     status["resources"]["artifacts"] |= {"failed": 3, "errors": {"runs/r/tasks/x": "denied"}}
-    status["resources"]["ec2_instance"] = {"id": "i-1", "status": "failed", "error": "no right", "timestamp": ""}
-    status["estimated_orphaned_cost_per_hour"] = 1.5
     file.write_text(json.dumps(status))
     try:
         checked = cli(stack, "verify-cleanup", calm_run.id)
     finally:
         file.write_text(written)
     assert checked.returncode == 1
-    for said in ("End i-1 by hand: no right. It costs $1.5 an hour.", "Delete runs/r/tasks/x", "Delete 2 more objects"):
+    for said in ("Delete runs/r/tasks/x", "Delete 2 more objects"):
         assert said in checked.stdout
 
 

@@ -107,14 +107,6 @@ def test_a_run_that_never_had_results_is_emptied(tmp_path: Path) -> None:
     assert not [path for path in left if path.startswith("runs/r1/tasks")]
 
 
-def test_machines_that_nobody_here_can_end_are_told_of(tmp_path: Path) -> None:
-    event, status, _ = cleaned(tmp_path, resource_ids=("i-123",))
-    assert event.manual_action_required
-    assert status["manual_action_required"]
-    assert status["instance_id"] == "i-123"
-    assert status["resources"]["ec2_instance"]["status"] == "failed"
-
-
 class Stubborn(Artifacts):
     """A store that does not delete checkpoints."""
 

@@ -1,0 +1,76 @@
+"""Machines that exist only for a run, as the API and the teacher workers speak of them.
+
+Each is recorded before it is made: the intent stands in Postgres with the token that makes its creation happen once, and that
+its tags carry. So whatever dies between the provider's call and its answer, the machine is found again, and ended.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["ec2_instance", "sagemaker_job"]
+TAG_RUN, TAG_TOKEN, TAG_DEPLOYMENT = "reflux:run", "reflux:token", "reflux:deployment"
+KINDS: dict[str, Kind] = {"ec2": "ec2_instance", "sagemaker": "sagemaker_job"}  # by compute.kind
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Machine(Frozen):
+    """One intent. `id` is the provider's, where it is known."""
+
+    token: str
+    run_id: str
+    kind: Kind
+    region: str
+    deployment: str
+    id: str | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        named = {"Name": self.token, TAG_RUN: self.run_id, TAG_TOKEN: self.token, TAG_DEPLOYMENT: self.deployment}
+        return named
+
+
+class Volume(Frozen):
+    volume_id: str
+    status: Literal["deleted", "deleting", "failed"]
+    error: str | None = None
+    timestamp: str
+    note: str | None = None
+
+
+class Ended(Frozen):
+    """What became of a machine when it was to be ended. `cost_per_hour` (USD) is what still runs up; None: not known."""
+
+    token: str
+    id: str | None = None
+    status: Literal["terminated", "terminating", "failed", "not_found"]
+    error: str | None = None
+    note: str | None = None
+    volumes: tuple[Volume, ...] = ()
+    cost_per_hour: float | None = 0.0
+    timestamp: str
+
+
+class Place(Frozen):
+    """Where machines of this deployment may be: to be looked through by its tag."""
+
+    kind: Kind
+    region: str
+    deployment: str
+
+
+class Duties(BaseModel):
+    """What a teacher worker is to look at now: machines of runs that are over, and places."""
+
+    machines: list[Machine] = Field(default_factory=list)
+    places: list[Place] = Field(default_factory=list)
+
+
+class Looked(BaseModel):
+    """What it has found: of `machines`, what became of them; in `places`, everything that still lives."""
+
+    ended: list[Ended] = Field(default_factory=list, max_length=1000)
+    living: list[Machine] = Field(default_factory=list, max_length=1000)

@@ -1,0 +1,135 @@
+"""A provider for tests: moto's EC2 over real HTTP, behind a small door that adds what moto leaves out.
+
+The door keeps client tokens (the same token gives the same instance), refuses calls on demand by the provider's own codes, and
+counts them. `boots`, if it is set, is started with an instance's user data when it is made, and killed when it is terminated.
+"""
+
+import base64
+import re
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs
+
+import boto3
+import httpx
+from moto.server import ThreadedMotoServer
+
+REGION, IMAGE = "eu-central-1", "ami-12c6146b"
+ERROR = """<?xml version="1.0"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>
+<RequestID>r</RequestID></Response>"""
+
+
+@dataclass
+class Refusal:
+    """`code` for the next `times` calls of an action; `after`: it is carried out, but the caller does not hear so."""
+
+    code: str
+    message: str = "as the test wants it"
+    times: int = 1
+    status: int = 400
+    after: bool = False
+
+
+@dataclass
+class Cloud:
+    url: str
+    moto: str
+    calls: Counter[str] = field(default_factory=Counter)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    made: dict[str, bytes] = field(default_factory=dict)
+    boots: Callable[[str], "subprocess.Popen[bytes]"] | None = None
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
+
+    def refuse(self, action: str, code: str, **how: Any) -> None:
+        self.refusals[action] = Refusal(code, **how)
+
+    def ec2(self, region: str = REGION) -> Any:
+        """A client that does not go through the door."""
+        return boto3.client("ec2", region_name=region, endpoint_url=self.moto, **KEYS)
+
+    def states(self) -> dict[str, str]:
+        reservations = self.ec2().describe_instances()["Reservations"]
+        return {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
+
+    def answer(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        action, token = asked["Action"], asked.get("ClientToken")
+        with self.lock:
+            self.calls[action] += 1
+            refusal = self.refusals.get(action)
+            if refusal and refusal.times:
+                refusal.times -= 1
+                if refusal.after:
+                    self._carry_out(action, token, asked, body, headers)
+                return refusal.status, ERROR.format(code=refusal.code, message=refusal.message).encode()
+            return self._carry_out(action, token, asked, body, headers)
+
+    def _carry_out(
+        self, action: str, token: str | None, asked: dict[str, str], body: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        if token and token in self.made:
+            return 200, self.made[token]
+        response = self.http.post(self.moto, content=body, headers=headers)
+        if response.status_code == 200 and action == "RunInstances":
+            if token:
+                self.made[token] = response.content
+            if self.boots:
+                [instance] = re.findall(r"<instanceId>(i-\w+)</instanceId>", response.text)
+                self.processes[instance] = self.boots(base64.b64decode(asked["UserData"]).decode())
+        if response.status_code == 200 and action == "TerminateInstances":
+            for name, value in asked.items():
+                if name.startswith("InstanceId.") and value in self.processes:
+                    self.kill(value)
+        return response.status_code, response.content
+
+    def kill(self, instance: str) -> None:
+        process = self.processes.pop(instance)
+        process.kill()
+        process.wait()
+
+
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
+
+@contextmanager
+def cloud() -> Iterator[Cloud]:
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    there = Cloud("", f"http://{host}:{port}")
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
+            status, answer = there.answer(body, kept)
+            self.send_response(status)
+            self.send_header("Content-Type", "text/xml")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    door = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    there.url = f"http://127.0.0.1:{door.server_port}"
+    serving = threading.Thread(target=door.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield there
+    finally:
+        for instance in list(there.processes):
+            there.kill(instance)
+        door.shutdown()
+        door.server_close()
+        there.http.close()
+        moto.stop()
