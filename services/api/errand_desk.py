@@ -19,7 +19,7 @@ from reflux.errands import SERVICES, Errand, ErrandClaim, ErrandEnd, ErrandFaili
 from reflux.errors import ErrorClass, Failure, failure
 from services.api.problems import ProblemError
 from services.api.settings import Settings
-from services.api.tables import ErrandRow, WorkerRow
+from services.api.tables import ErrandRow, TaskRow, WorkerRow
 
 log = structlog.get_logger()
 
@@ -27,6 +27,7 @@ CHANNEL = "reflux_errands"
 TRIES = 2
 LEFT = timedelta(seconds=30)  # without a look at it, an errand is one that nobody waits for
 KEPT = timedelta(minutes=10)
+LETS_NOTHING_IN = ("train", "export_model", "run_job")  # kinds of task after whose end alone a question is answered
 UNANSWERED = ErrandRow.status.in_(("ready", "claimed"))
 
 
@@ -51,6 +52,8 @@ def claim(session: Session, body: ErrandClaim, settings: Settings) -> Errand | N
     _seen(session, body.worker)
     for unheard in session.scalars(_held_by(body.worker).with_for_update()).all():  # it has one at a time
         _lost(session, unheard, failure("worker_lost", f"{body.worker} never heard of the question, or gave no account of it."))
+    if _another_is_free(session, body, settings):
+        return None
     query = (
         select(ErrandRow)
         .where(
@@ -152,6 +155,17 @@ def _held(session: Session, errand_id: int, attempt: int) -> ErrandRow | None:
     """The errand, locked, if it is still this attempt's."""
     row = session.get(ErrandRow, errand_id, with_for_update=True)
     return row if row is not None and row.status == "claimed" and row.attempt == attempt else None
+
+
+def _another_is_free(session: Session, body: ErrandClaim, settings: Settings) -> bool:
+    """Whether this worker does what lets no question in, and another one of its service does not."""
+    shut = select(TaskRow.worker).where(TaskRow.status == "claimed", TaskRow.kind.in_(LETS_NOTHING_IN))
+    names = set(session.scalars(shut).all())
+    if body.worker not in names:
+        return False
+    recent = WorkerRow.seen_at > func.now() - 2 * settings.lease
+    others = session.scalars(select(WorkerRow.name).where(WorkerRow.service == body.service, recent)).all()
+    return not names.issuperset(others)
 
 
 def _held_by(worker: str) -> Select[ErrandRow]:

@@ -241,29 +241,38 @@ def test_while_the_gpu_trains_it_says_so_and_for_how_long(
     worker.name = hand.name
     training = worker.work(run_id, until=lambda command: isinstance(command, Train))
     assert training
-    worker.beat(training, progress={"done": 1, "total": 50, "note": "steps"})
-    told = ""
+    worker.beat(training, progress={"done": 2, "total": 50, "note": "steps"})
+    since = "claimed_at = now() - interval '100 s', progress_at = now(), heard_at = now() + interval '60 s'"
+    worker.sql(f"update tasks set {since} where id = %s", training.task_id)
     waits = client.http.post("/v1/completions", json=ask(run_id, patience_seconds=0.5), timeout=30)
     assert (waits.status_code, waits.json()["code"]) == (503, "gpu_busy")
     assert f"training epoch 1 of run {run_id}" in waits.json()["detail"]
-    assert int(waits.headers["Retry-After"]) >= 1
+    assert 2300 < int(waits.headers["Retry-After"]) <= 2400, "48 steps of 50 s"
     asker = Asker(control_plane, ask(run_id))
     errand = hand.take()
-    worker.beat(training, progress={"done": 2, "total": 50, "note": "steps"})
-
-    def eta() -> float | None:
-        hand.say(errand)
-        worker.beat(training)
-        nonlocal told
-        told = asker.heard[-1][1]["doing"] if asker.heard else ""
-        return asker.heard[-1][1].get("eta_seconds") if asker.heard else None
-
-    assert eventually(eta, 10, "no ETA") > 0
-    assert told == f"training epoch 1 of run {run_id}"
+    eventually(lambda: asker.heard, 10, "nothing was heard")
+    (_, told), *_ = asker.heard
+    assert told["doing"] == f"training epoch 1 of run {run_id}"
+    assert 2300 < told["eta_seconds"] <= 2400
+    assert hand.say(errand)
     assert worker.complete(training).accepted
     hand.end(errand, "x")
     assert asker.ended()["text"] == "x"
     assert {name for name, _ in asker.heard} == {"waiting", "piece", "end"}
+
+
+def test_of_two_gpus_the_one_that_does_not_train_is_asked(
+    control_plane: Stack, hand: Hand, worker: HandWorker, run_id: str
+) -> None:
+    worker.name = hand.name
+    assert worker.work(run_id, until=lambda command: isinstance(command, Train))
+    worker.sql("update tasks set heard_at = now() + interval '60 s' where run_id = %s and status = 'claimed'", run_id)
+    asker = Asker(control_plane, ask(run_id))
+    free = Hand(worker.api)
+    eventually(lambda: asker.heard, 10, "the question was not taken on")
+    assert hand.claim(seconds=0.3) is None
+    free.end(free.take(), "x")
+    assert asker.ended()["text"] == "x"
 
 
 def test_without_a_worker_it_says_what_to_do(client: Client, worker: HandWorker, run_id: str) -> None:
