@@ -60,6 +60,10 @@ class Site:
             self.signed_in[role] = {"cookies": [made | rest], "origins": []}  # type: ignore[typeddict-item, list-item]
         return self.signed_in[role]
 
+    def cookie(self, role: str) -> dict[str, str]:
+        """The same as a header."""
+        return {"Cookie": "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in self.cookies(role)["cookies"])}
+
 
 @pytest.fixture(scope="package")
 def site(ground: Path) -> Iterator[Site]:
@@ -67,8 +71,10 @@ def site(ground: Path) -> Iterator[Site]:
         url = f"postgresql+psycopg://postgres@127.0.0.1:{plane.ports['postgres']}/reflux"
         world = World(url, plane.artifacts_url)
         keys = {"operator": plane.keys["operator"], "viewer": world.key("viewer", "grace")}
-        yield Site(plane.api_url, plane, world, looks.make(world), keys)
-        world.engine.dispose()
+        try:
+            yield Site(plane.api_url, plane, world, looks.make(world), keys)
+        finally:
+            world.engine.dispose()
 
 
 @pytest.fixture(scope="package")

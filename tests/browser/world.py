@@ -146,7 +146,7 @@ class World:
 
     def orphan(self, given: Assignment) -> None:
         with self.session() as session:
-            tasks.orphan(session, given.task_id, "it was silent for 45 s")
+            tasks.orphan(session, given.task_id, given.attempt, "it was silent for 45 s")
         self.stamp(given.run_id, 45)
 
     # What workers answer
@@ -250,7 +250,9 @@ class World:
     # Its clock
 
     def stamp(self, run_id: str, seconds: float) -> None:
-        """What has just been written was written after so many seconds of the run's own clock."""
+        """What has just been written was written so many seconds later by the run's own clock; unless it is settled."""
+        if run_id not in self.clocks:
+            return
         at = self.clocks[run_id] = self.clocks[run_id] + timedelta(seconds=seconds)
         for table, columns in TIMES.items():
             own = "id" if table == "runs" else "run_id"
@@ -266,7 +268,7 @@ class World:
             new = ", ".join(f"{column} = {column} + :shift" for column in columns)
             with self.session() as session:
                 session.execute(text(f"update {table} set {new} where {own} = :run"), {"shift": shift, "run": run_id})
-        self.clocks[run_id] += shift
+        del self.clocks[run_id]
         return run_id
 
     def row(self, run_id: str) -> RunRow:

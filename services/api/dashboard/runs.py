@@ -70,7 +70,6 @@ def _filters(wanted: Wanted, names: list[str]) -> None:
             'type=search name=name list=names placeholder="Name" aria-label="Name" autocomplete=off'
         ) as box:
             box.props["^value"] = wanted.name  # as an attribute: what is typed stays when the page is drawn again
-            box.on("change", js_handler=submit)
         with ui.element("datalist").props("id=names"):
             for name in names:
                 ui.html("", sanitize=False, tag="option").props["value"] = name
