@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
 from reflux.protocol import LogLine, MetricPoint, Progress
+from tests.browser import large
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
 
@@ -163,26 +164,12 @@ def test_a_run_that_there_is_not(visit: Visitors) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no run 20260101-000000-abcdef.")
 
 
-METRICS = """
-    insert into metrics (run_id, epoch, name, step, value, at)
-    select :run, 1 + i / 250, name, i % 250, case name when 'learning_rate' then 2e-4 else 0.5 + 1.0 / (1 + i) end, now()
-    from generate_series(0, 12499) as i,
-         unnest(array['loss', 'val_loss', 'learning_rate', 'grad_norm', 'tokens_per_second', 'step_seconds', 'memory_gb',
-                      'peak_memory_gb']) as name
-"""
-LOGS = """
-    insert into logs (run_id, task, service, level, line, at)
-    select :run, 'train-' || i / 400, 'gpu_trainer', case when i % 100 = 0 then 'error' else 'info' end, 'line ' || i, now()
-    from generate_series(1, 20000) as i
-"""
-
-
 def test_a_page_that_is_open_for_long_does_not_grow(site: Site, visit: Visitors) -> None:
     run_id = site.world.create(spec("long"))
     training = site.world.play(run_id, before("train"))
     assert training is not None
     with site.world.session() as session:
-        for query in (METRICS, LOGS):
+        for query in (large.METRICS, large.LOGS):
             session.execute(text(query), {"run": run_id})
     began = datetime.now(UTC)
     page = visit(f"/runs/{run_id}")

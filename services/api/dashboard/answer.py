@@ -11,6 +11,7 @@ from services.api.dashboard import code, diff, words
 
 PARTS = {"syntax": "Syntax", "protocol": "Words", "safety": "Safety", "style": "Style"}
 WEIGHTS = {"syntax": 0.30, "protocol": 0.30, "safety": 0.25, "style": 0.15}  # docs/scoring.md; a run may change them
+FATES = {True: "correction taken", False: "correction refused", None: "correction not judged"}
 TIMES = "\u00d7"
 MEANT = {
     "syntax": "what GCC says",
@@ -177,7 +178,12 @@ def _bar(epoch: int, score: float, compiles: bool, address: str, here: int, thre
     )
 
 
-def brief(answer: AnswerView, threshold: float) -> Markup:
+def waits(row: Correction, spec: RunSpec) -> bool:
+    """Whether a person has still to let it pass."""
+    return spec.refining.review and bool(row.admitted) and not row.why.startswith(("approved", "edited", "refused"))
+
+
+def brief(answer: AnswerView, spec: RunSpec) -> Markup:
     """An entry of the list."""
     verdict = answer.verdict
     errors, warned = verdict.metrics.get("errors", 0), verdict.metrics.get("warnings", 0)
@@ -185,9 +191,9 @@ def brief(answer: AnswerView, threshold: float) -> Markup:
     state = state or (f"{warned:g} warnings" if warned else "compiles")
     fate = ""
     if answer.correction is not None:
-        fate = {True: "correction taken", False: "correction refused", None: "correction waits"}[answer.correction.admitted]
+        fate = "correction waits for you" if waits(answer.correction, spec) else FATES[answer.correction.admitted]
     sample = f"sample {answer.sample + 1}" if answer.model != "student" else ""
     told = " · ".join(part for part in (answer.domain, state, fate, sample) if part)
     return Markup('<span class="score number tone-{}">{:.1f}</span><span class="about"><b>{}</b><small>{}</small></span>').format(
-        tone(verdict.overall, threshold), verdict.overall, code.visible(answer.prompt[:160]), told
+        tone(verdict.overall, spec.refining.quality_threshold), verdict.overall, code.visible(answer.prompt[:160]), told
     )

@@ -23,6 +23,7 @@ SETS: dict[str, tuple[answers.Model, PromptSet, str]] = {
     "base": ("base", "test", "Test: base"),
     "best": ("best", "test", "Test: student"),
 }
+TO_CURRENT = "document.querySelector('.across [aria-current]')?.scrollIntoView({inline: 'center', block: 'nearest'})"
 ORDERS = {"worst": "Worst first", "prompt": "By prompt"}
 ONLY = {"": "All answers", "poor": "Poor ones", "broken": "Not compiling"}
 
@@ -115,6 +116,7 @@ async def show(run_id: str) -> None:
     with shell.page("Answers", here="runs"):
         where = Where.of(ui.context.client.request.query_params)
         page = _Page(run_id)
+        live.follow_run(run_id, page.look_again)
         listing = await shell.read(lambda session: read(session, run_id, where))
         await page.draw(listing, where)
 
@@ -123,6 +125,7 @@ class _Page:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.turn = 0
+        self.drawn = False
         self.shown: AnswerView | None = None
 
     async def draw(self, listing: Listing, where: Where) -> None:
@@ -144,7 +147,7 @@ class _Page:
         await self._show_chosen()
         ui.keyboard(self._key, ignore=["input", "select", "textarea"])
         address.on_move(self.moved)
-        live.follow_run(self.run_id, self.look_again)
+        self.drawn = True
 
     # Moving
 
@@ -198,6 +201,8 @@ class _Page:
 
     async def look_again(self) -> None:
         """More answers are offered, so that no list moves below a hand; what became of the one shown is shown."""
+        if not self.drawn:
+            return
         counts = await shell.read(lambda session: answers.counts(session, self.run_id))
         model, prompt_set, _ = SETS[self.where.set]
         more = counts.get((self.listing.epoch, model, prompt_set), 0) - self.listing.total
@@ -244,7 +249,6 @@ class _Page:
     def _draw_list(self) -> None:
         self.frame.classes(add="chosen" if self.where.prompt else "", remove="" if self.where.prompt else "chosen")
         self.list.clear()
-        threshold = self.listing.run.spec.refining.quality_threshold
         place = self.listing.place(self.where)
         chosen = self.listing.found[place].id if place is not None else ""
         with self.list:
@@ -253,7 +257,7 @@ class _Page:
             for row in self.listing.rows:
                 wanted = replace(self.where, prompt=row.prompt_id, sample=row.sample, page=1)
                 with self._link(wanted, "entry", current=row.id == chosen):
-                    ui.html(answer.brief(row, threshold), sanitize=False, tag="span").classes("inside")
+                    ui.html(answer.brief(row, self.listing.run.spec), sanitize=False, tag="span").classes("inside")
             self._draw_pages()
 
     def _draw_pages(self) -> None:
@@ -297,6 +301,7 @@ class _Page:
                 ]
                 threshold = listing.run.spec.refining.quality_threshold
                 self.across.set_content(answer.across(points, listing.epoch, threshold))
+                ui.run_javascript(f"setTimeout(() => {TO_CURRENT}, 50)")
 
     def _draw_detail(self, found: AnswerView, place: int) -> None:
         listing, spec = self.listing, self.listing.run.spec
@@ -335,8 +340,7 @@ class _Page:
     def _draw_correction(self, found: AnswerView) -> None:
         row, spec = found.correction, self.listing.run.spec
         assert row is not None
-        decided = row.why.startswith(("approved", "edited", "refused"))
-        waits = spec.refining.review and bool(row.admitted) and not decided
+        waits = answer.waits(row, spec)
         with ui.element("section").classes("card").props('aria-label="Correction"'):
             with ui.element("div").classes("bar"):
                 shell.heading("The teacher's correction")

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.views import RunView
 from services.api import forks, runs
-from services.api.dashboard import shell, words
+from services.api.dashboard import code, shell, words
 
 Refresh = Callable[[], Awaitable[None]]
 
@@ -34,14 +34,13 @@ ACTING = ("pause", "resume", "abort", "fork", "again")
 
 def panel(run: RunView, *, operates: bool) -> Panel:
     actions = [action for action in _actions(run) if operates or action not in ACTING]
-    problem, hint, log = _problem(run)
     look = words.REVIEW if run.waits_for_review and run.status == "refining" else words.status(run.status)
     return Panel(
         look=look,
         told=_told(run),
-        problem=problem,
-        hint=hint,
-        log=log,
+        problem=code.plain(run.error.message) if run.error else "",
+        hint=code.plain(run.error.hint) if run.error else "",
+        log=code.plain(run.error.log) if run.error else "",
         notices=_notices(run),
         checkpoint=_checkpoint(run),
         actions=tuple(actions),
@@ -87,24 +86,20 @@ def _where(run: RunView) -> str:
     return f"epoch {run.epoch}" if run.epoch else "its preparations"
 
 
-def _problem(run: RunView) -> tuple[str, str, str]:
-    if run.error:
-        return run.error.message, run.error.hint, run.error.log
-    retried = next((task for task in run.tasks or () if task.error), None)
-    if retried and retried.error and not run.terminal:
-        doing = words.TASKS.get(retried.kind, retried.kind)
-        message = f"The task that {doing} is tried again (attempt {retried.attempt}): {retried.error.get('message', '')}"
-        return message, str(retried.error.get("hint", "")), str(retried.error.get("log", ""))
-    return "", "", ""
-
-
 def _notices(run: RunView) -> tuple[str, ...]:
     notices = list(run.warnings)
+    for task in run.tasks or () if not run.terminal else ():
+        if task.error:
+            doing = words.TASKS.get(task.kind, task.kind)
+            message, hint = task.error.get("message", ""), task.error.get("hint", "")
+            notices.append(
+                f"The task that {doing} is tried again after attempt {task.attempt}: {message}. {hint}".replace("..", ".")
+            )
     if run.health == "orphaned":
-        notices.insert(0, "The worker of a task was lost. Its work is saved; the task goes on as soon as a worker is free.")
+        notices.append("The worker of a task was lost. Its work is saved; the task goes on as soon as a worker is free.")
     if run.manual_action_required:
-        notices.insert(0, "Something is left that only you can remove: `reflux verify-cleanup` names it.")
-    return tuple(notices)
+        notices.append("Something is left that only you can remove: `reflux verify-cleanup` names it.")
+    return tuple(code.plain(notice) for notice in notices)
 
 
 def _checkpoint(run: RunView) -> str:
@@ -195,9 +190,9 @@ class ControlPanel:
             case "review":
                 _link("Review corrections", "rate_review", f"/runs/{run_id}/review", filled=True)
             case "playground":
-                _link("Try it in the playground", "science", f"/playground?a={run_id}@{self.run.best_epoch or self.run.epoch}")
+                _link("Try it in the playground", "science", f"/playground?run={run_id}")
             case "again":
-                _link("New run from its settings", "replay", f"/new?from={run_id}")
+                _link("New run from its settings", "replay", f"/new?like={run_id}")
             case "resume":
                 filled = ui.button("Resume", icon="play_arrow", on_click=self._resume).props("unelevated")
                 filled.props["data-action"] = action

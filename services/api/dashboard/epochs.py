@@ -16,7 +16,9 @@ class Epochs:
         self.drawn: tuple[int, int | None] = (-1, None)
         with ui.element("section").classes("card").props('aria-label="Epochs"'):
             shell.heading("Epochs")
-            self.table = ui.html("", sanitize=False).classes("scrolling")
+            self.table = (
+                ui.html("", sanitize=False).classes("scrolling tall").props('tabindex=0 role=region aria-label="Table of epochs"')
+            )
             self.waits = ui.label("There is none." if run.terminal else "Waits for the first epoch to end.").classes("empty")
         self.show(run)
 

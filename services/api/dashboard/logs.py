@@ -49,6 +49,7 @@ class Logs:
             self.waits = ui.label(_waits_for(run)).classes("empty")
             self.log = ui.log(max_lines=KEPT).classes("mono").props('tabindex=0 role=log aria-label="Lines"')
         self._push(lines.shown)
+        self._to_end()
 
         async def choose() -> None:
             filtered = str(self.service.value), str(self.level.value)
@@ -78,6 +79,12 @@ class Logs:
         self.level.set_value(wanted[1])
         self.log.clear()
         self._push(lines.shown)
+        self._to_end()
+
+    def _to_end(self) -> None:
+        """It keeps to its end by itself, once it is there."""
+        end = f"getElement({self.log.id})?.$refs.qRef?.setScrollPosition('vertical', 1e7)"
+        ui.run_javascript(f"setTimeout(() => {end}, 100)")
 
     def _push(self, lines: list[LogView]) -> None:
         for line in lines:

@@ -49,6 +49,7 @@ async def show(run_id: str, service: str = "", level: str = "") -> None:
     sheets.add("run.css")
     with shell.page("A run", here="runs") as visitor:
         page = _Page(run_id, operates=visitor.operates)
+        live.follow_run(run_id, page.refresh)
         opened = await shell.read(lambda session: opening(session, run_id, (service, level)))
         page.draw(opened, (service, level))
 
@@ -56,6 +57,7 @@ async def show(run_id: str, service: str = "", level: str = "") -> None:
 class _Page:
     def __init__(self, run_id: str, *, operates: bool) -> None:
         self.run_id, self.operates = run_id, operates
+        self.drawn = False
 
     def draw(self, opened: Opening, wanted: logs.Filter) -> None:
         run = opened.run
@@ -71,8 +73,8 @@ class _Page:
         self.logs = Logs(run, wanted, opened.lines, self.choose)
         Downloads(run.id)
         settings(run)
-        live.follow_run(run.id, self.refresh)
         address.on_move(self.moved)
+        self.drawn = True
 
     def head(self, run: RunView) -> None:
         with ui.element("div").classes("bar head"):
@@ -88,6 +90,8 @@ class _Page:
 
     async def refresh(self) -> None:
         """What has changed since the last look, where it has."""
+        if not self.drawn:
+            return
         run, latest = await shell.read(lambda session: (look(session, self.run_id), kpis.read(session, self.run_id)))
         self.control.show(run)
         self.kpis.show(run, latest)

@@ -208,12 +208,17 @@ def _options(lanes: list[str], data: list[dict[str, Any]]) -> dict[str, Any]:
     made = charts.options([], x="")
     axis = {"axisLabel": {"color": charts.QUIET, "hideOverlap": True}, "axisLine": {"lineStyle": {"color": "var(--line)"}}}
     zoom: list[dict[str, Any]] = [{"type": "inside", "xAxisIndex": 0, "filterMode": "weakFilter", "zoomOnMouseWheel": "ctrl"}]
-    if len(lanes) > SHOWN_LANES:
-        last = {"startValue": max(0, len(lanes) - SHOWN_LANES), "endValue": len(lanes) - 1}
-        zoom.append({"type": "slider", "yAxisIndex": 0, "width": 14, "right": 2, "showDetail": False, **last})
+    many = len(lanes) > SHOWN_LANES
+    if many:  # the newest lanes, and the time that they took
+        first = len(lanes) - SHOWN_LANES
+        since = min(item["value"][1] for item in data if item["value"][0] >= first)
+        slider = {"type": "slider", "showDetail": False, "brushSelect": False, "borderColor": "var(--line)"}
+        zoom[0]["startValue"] = since
+        zoom.append(slider | {"xAxisIndex": 0, "height": 14, "bottom": 4, "startValue": since, "filterMode": "weakFilter"})
+        zoom.append(slider | {"yAxisIndex": 0, "width": 14, "right": 2, "startValue": first, "endValue": len(lanes) - 1})
     return made | {
         "legend": {"show": False},
-        "grid": {"left": 74, "right": 26, "top": 8, "bottom": 30},
+        "grid": {"left": 74, "right": 26, "top": 8, "bottom": 48 if many else 30},
         "tooltip": made["tooltip"] | {"trigger": "item", "formatter": "{b}"},
         "xAxis": {**axis, "type": "time", "splitLine": {"show": True, "lineStyle": {"color": "var(--line)"}}},
         "yAxis": {**axis, "type": "category", "inverse": True, "data": lanes, "axisTick": {"show": False}},
