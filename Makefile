@@ -67,8 +67,8 @@ faults: setup  ## Every fault on whole runs, and the table (long)
 gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)
 	@$(BIN)/python -m pytest tests/gpu -m '' -rs -s
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		PYTHONPATH=. $(BIN)/python benchmarks/generation.py --device cuda --answers 64 && \
-		PYTHONPATH=. $(BIN)/python benchmarks/training.py --device cuda --method qlora --checkpointing --steps 40 --length 1024; \
+		PYTHONPATH=. $(BIN)/python benchmarks/generate.py --device cuda --answers 64 && \
+		PYTHONPATH=. $(BIN)/python benchmarks/train.py --device cuda --method qlora --checkpointing --steps 40 --length 1024; \
 	fi
 
 clean:  ## Remove the embedded stack's folder
