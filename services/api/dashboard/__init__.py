@@ -10,7 +10,20 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match, Mount
 from starlette.types import Scope
 
-from services.api.dashboard import answers, compare, downloads, new_run, review, run, runs, shell, signin, style, system
+from services.api.dashboard import (
+    answers,
+    compare,
+    downloads,
+    new_run,
+    playground,
+    review,
+    run,
+    runs,
+    shell,
+    signin,
+    style,
+    system,
+)
 from services.api.dashboard.door import Door
 from services.api.rates import Buckets
 
@@ -18,6 +31,7 @@ PAGES: dict[str, Callable[..., Any]] = {
     "/": runs.show,
     "/system": system.show,
     "/new": new_run.show,
+    "/playground": playground.show,
     "/runs/{run_id}": run.show,
     "/runs/{run_id}/answers": answers.show,
     "/runs/{run_id}/review": review.show,

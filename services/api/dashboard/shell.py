@@ -84,12 +84,7 @@ async def act(work: Callable[[Session, str], T], said: str = "", problem: Callab
 
     def do() -> T:
         with Session(state().engine, expire_on_commit=False) as writing:
-            now = sign_ins.visitor(writing, known.sign_in)
-            if now is None:
-                raise ProblemError(401, "signed_out", "You are not signed in any more.", "Sign in again.")
-            if not now.operates:
-                raise ProblemError(403, "wrong_role", "A viewer's key can look, and not act.", "Sign in with an operator key.")
-            done = work(writing, now.label)
+            done = work(writing, _operator(writing, known))
             writing.commit()
             return done
 
@@ -109,6 +104,21 @@ async def act(work: Callable[[Session, str], T], said: str = "", problem: Callab
     if said:
         ui.notify(said, type="positive")
     return done
+
+
+async def operator() -> str:
+    """Who acts, for what is not done in one transaction. ProblemError where the visitor may not, or not any more."""
+    known = visitor()
+    return await read(lambda session: _operator(session, known))
+
+
+def _operator(session: Session, known: Visitor) -> str:
+    now = sign_ins.visitor(session, known.sign_in)
+    if now is None:
+        raise ProblemError(401, "signed_out", "You are not signed in any more.", "Sign in again.")
+    if not now.operates:
+        raise ProblemError(403, "wrong_role", "A viewer's key can look, and not act.", "Sign in with an operator key.")
+    return now.label
 
 
 def visitor() -> Visitor:
