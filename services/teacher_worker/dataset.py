@@ -126,21 +126,22 @@ def _write(spec: RunSpec, spool: Spool, made: Made, task: Task, chosen: list[Pro
     random = RandomState(spec.seed)
     functions = table.flagged(FUNCTION)
     from_functions = chosen is None and spec.recipe == "distill"
-    tested = _tested_families(spec, np.unique(functions.families), random) if from_functions else {}
+    tested = _tested_families(spec, functions.distinct(), random) if from_functions else {}
     held = np.unique(np.concatenate([table.flagged(HELD_OUT).families, *tested.values()]))
 
-    is_left = ~np.isin(table.families, held)
+    is_left = ~table.within(held)
     if spec.data.validation is not None and spec.recipe == "finetune":
         is_val = table.flags & VALIDATION > 0
     else:
         validation = _validation_families(table.families[is_left], spec.data.validation_share, random)
-        is_val = np.isin(table.families, validation)
+        is_val = table.within(validation)
     train, val = table.only(is_left & ~is_val), table.only(is_left & is_val)
     if not len(train):
         raise Terminal("empty_dataset", f"None of {len(table)} examples is left to train on: dev and test prompts ask for all")
 
     if from_functions:
-        practised = random.permutation(np.intersect1d(functions.families, train.families))[: spec.prompts.practice]
+        trained = functions.only(functions.within(train.families)).distinct()
+        practised = random.permutation(trained)[: spec.prompts.practice]
         chosen = _prompts_of_functions(spool, functions, {"practice": practised, **tested})
     chosen = chosen or []
     made.practice_characters = sum(len(prompt.text) for prompt in chosen if prompt.set == "practice")
@@ -163,7 +164,9 @@ def _tested_families(spec: RunSpec, families: Places, random: RandomState) -> di
 
 def _validation_families(families: Places, share: float, random: RandomState) -> Places:
     """Families that together hold about `share` of the rows; at least one if there are two and a share is wanted."""
-    distinct, sizes = np.unique(families, return_counts=True)
+    counts = np.bincount(families)
+    distinct = np.flatnonzero(counts)
+    sizes = counts[distinct]
     wanted = max(round(share * len(families)), 1 if share and len(distinct) > 1 else 0)
     order = random.permutation(len(distinct))
     taken, total = [], 0
@@ -180,7 +183,7 @@ def _validation_families(families: Places, share: float, random: RandomState) ->
 
 def _prompts_of_functions(spool: Spool, functions: Table, chosen: dict[PromptSet, Places]) -> list[Prompt]:
     """One prompt for each of the families chosen: the instruction of its first function."""
-    asked = functions.only(np.isin(functions.families, np.concatenate(list(chosen.values()))))
+    asked = functions.only(functions.within(np.concatenate(list(chosen.values()))))
     families, places = np.unique(asked.families, return_index=True)
     return [
         _prompt(example, name)
@@ -224,7 +227,7 @@ def _statistics(spool: Spool, made: Made, table: Table, held: Places) -> Statist
         skipped=made.skipped,
         examples=len(spool),
         duplicates=len(spool) - len(table),
-        families=len(np.unique(table.families)),
+        families=len(table.distinct()),
         families_held_out=len(held),
         train=made.train,
         val=made.val,

@@ -36,6 +36,18 @@ class Table:
     def flagged(self, flag: int) -> Self:
         return self.only(self.flags & flag > 0)
 
+    def within(self, families: Places) -> NDArray[np.bool_]:
+        """Which rows are of one of `families`. By marks: a search would take twenty bytes a row."""
+        marks = np.zeros(1 + max(self.families.max(initial=0), families.max(initial=0)), np.bool_)
+        marks[families] = True
+        return marks[self.families]
+
+    def distinct(self) -> Places:
+        """The families, each once, in order."""
+        marks = np.zeros(1 + self.families.max(initial=0), np.bool_)
+        marks[self.families] = True
+        return np.flatnonzero(marks).astype(np.uint32) if len(self) else self.families
+
     def __len__(self) -> int:
         return len(self.rows)
 
