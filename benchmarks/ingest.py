@@ -3,7 +3,7 @@
 The source is the example corpus over and over, its identifiers renamed each time, so that no two functions are alike.
 Each dataset is made in a process of its own, whose peak memory is read from the kernel. What it is made of: the libraries
 (105 MB), 32 readers' files and remembered tokens (40 MB once there are enough of them), four parts of a large train.jsonl
-on their way to the store (20 MB), and some ten bytes a row.
+on their way to the store (20 MB), and, while the split is made, some sixty bytes a row.
 """
 
 import argparse
