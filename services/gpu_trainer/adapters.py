@@ -49,7 +49,7 @@ def answering(student: Student, folder: Path | None) -> Iterator[Any]:
             _copy_weights(folder, student.model)
             yield student.model
     elif student.quantized:
-        model = PeftModel.from_pretrained(student.model, folder).eval()
+        model = PeftModel.from_pretrained(student.model, folder, low_cpu_mem_usage=True).eval()
         try:
             yield model
         finally:
@@ -104,7 +104,7 @@ def _prepared(student: Student) -> Iterator[None]:
 
 
 def _merge(student: Student, folder: Path) -> None:
-    model = PeftModel.from_pretrained(student.model, folder)
+    model = PeftModel.from_pretrained(student.model, folder, low_cpu_mem_usage=True)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     with torch.no_grad():
         for layer in layers:

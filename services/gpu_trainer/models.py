@@ -47,6 +47,11 @@ class Student:
         """Tokens that may close a code fence."""
         return frozenset(index for token, index in self.tokenizer.get_vocab().items() if "`" in token)
 
+    @cached_property
+    def has_window(self) -> bool:
+        """Whether some layers look back over a number of tokens only."""
+        return "sliding_attention" in (getattr(self.model.config.get_text_config(), "layer_types", None) or ())
+
     @property
     def context(self) -> int:
         """How many tokens the model can attend to."""

@@ -8,10 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
 from transformers import (
+    Cache,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -61,9 +64,12 @@ class Draft:
 
 def write(student: Student, model: Any, drafts: list[Draft], sampling: Sampling, after_token: Callable[[int], None]) -> None:
     """Complete all drafts together, in place. After each token, `after_token` is told how long they are by now."""
-    prompts = student.tokenizer.pad(
-        {"input_ids": [list(draft.prompt) for draft in drafts]}, padding_side="left", return_tensors="pt"
+    shared = _shared(student, drafts)
+    own = student.tokenizer.pad(
+        {"input_ids": [list(draft.prompt[len(shared) :]) for draft in drafts]}, padding_side="left", return_tensors="pt"
     )
+    before = torch.tensor([shared] * len(drafts), dtype=torch.long)
+    input_ids = torch.cat([before, own.input_ids], dim=1).to(student.device)
     how = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,  # a draft's luck has chosen already
@@ -72,11 +78,35 @@ def write(student: Student, model: Any, drafts: list[Draft], sampling: Sampling,
     )
     with _no_other_settings(student.model):
         model.generate(
-            **prompts.to(student.device),
+            input_ids=input_ids,
+            attention_mask=torch.cat([torch.ones_like(before), own.attention_mask], dim=1).to(student.device),
+            past_key_values=_read_once(student, model, shared, len(drafts)),
             generation_config=how,
-            logits_processor=LogitsProcessorList([_Luck(drafts, sampling, prompts.input_ids.shape[1], student.device)]),
+            logits_processor=LogitsProcessorList([_Luck(drafts, sampling, input_ids.shape[1], student.device)]),
             stopping_criteria=StoppingCriteriaList([_Endings(student, drafts, sampling, after_token)]),
         )
+
+
+def _shared(student: Student, drafts: Sequence[Draft]) -> list[int]:
+    """What all prompts begin with, as a rule the system's turn; never a whole prompt.
+
+    A student whose layers look back over a window only would count the padding that comes behind it.
+    """
+    if len(drafts) == 1 or student.has_window:
+        return []
+    columns = zip(*(draft.prompt[:-1] for draft in drafts), strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+
+
+def _read_once(student: Student, model: Any, shared: list[int], times: int) -> Cache | None:
+    """Keys and values of the shared beginning, for each row of the batch."""
+    if not shared:
+        return None
+    cache = DynamicCache(config=student.model.config)
+    with torch.no_grad():
+        model(input_ids=torch.tensor([shared], device=student.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(times)
+    return cache
 
 
 class _Luck(LogitsProcessor):  # type: ignore[misc]

@@ -77,7 +77,9 @@ def test_prompts_of_like_length_are_written_together(tiny: Path, bench: Bench, s
 
 def test_out_of_memory_halves_the_batch_and_loses_no_answer(tiny: Path, bench: Bench, store: Artifacts) -> None:
     # So long that each large tensor asks the kernel for memory, and none comes out of what was freed before.
-    store.write_rows("in/prompts.jsonl", [prompt(60, "practice").model_copy(update={"id": f"p{n}"}) for n in range(512)])
+    text = prompt(60, "practice").text
+    rows = [prompt(60, "practice").model_copy(update={"id": f"p{n}", "text": f"{n}. {text}"}) for n in range(512)]
+    store.write_rows("in/prompts.jsonl", rows)
     spec = make_spec(tiny, generation={"batch_size": 512, "chunk_size": 64})
     task = make_task(store, spec, generate_command(sets=("practice",), max_new_tokens=1))
     bench.load(task)
