@@ -9,6 +9,7 @@ from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.worker import Api
 from tests.integration.by_hand import HandWorker
+from tests.integration.desk import Desk, database
 from tests.teacher_tasks import COUNT, StandIn, answer_text, prompt_text, stand_in, write_jsonl
 
 TIMES = {"REFLUX_LEASE": "PT2S", "REFLUX_GRACE": "PT2S", "REFLUX_BEAT": "PT0.5S", "REFLUX_RING_AGAIN": "PT1S"}
@@ -23,6 +24,13 @@ def tiny(student: Path) -> Path:
 def control_plane(ground: Path) -> Iterator[Stack]:
     with Stack(ground / "control-plane", workers={}, durable=False, env=TIMES | {"REFLUX_MAX_ACTIVE_RUNS": "100"}) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def desk(control_plane: Stack) -> Iterator[Desk]:
+    """The API's transactions without its processes, on a database of their own."""
+    with database(control_plane.ports["postgres"], "desk") as engine:
+        yield Desk(engine)
 
 
 @pytest.fixture
