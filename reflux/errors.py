@@ -170,5 +170,5 @@ def failure(code: str, message: str, hint: str = "", log: str = "") -> Failure:
 
 def next_wait(code: str, failures: int) -> float | None:
     """Seconds until the next attempt after `failures` failures of a task (1 = the first), or None: give up."""
-    waits = POLICIES[code].waits
+    waits = POLICIES.get(code, POLICIES["internal"]).waits  # a worker may be newer than the API
     return waits[failures - 1] if 0 < failures <= len(waits) else None

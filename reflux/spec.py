@@ -12,7 +12,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from reflux import presets
 from reflux.records import Record
 
-Positive = Annotated[int, Field(gt=0)]
+MOST = 2**31 - 1
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[float, Field(ge=0, le=10)]
 
@@ -71,8 +73,8 @@ class Data(Section):
 class Prompts(Section):
     uri: str | None = Field(None, description="JSONL of prompts; left out: made from the sources")
     practice: Positive = 200
-    dev: Annotated[int, Field(ge=0)] = 50
-    test: Annotated[int, Field(ge=0)] = 50
+    dev: Count = 50
+    test: Count = 50
     system: str = Field(
         "You are an expert in automotive embedded C (TSN, AVB, gPTP, CARLA). "
         "Answer with one complete, MISRA-minded C function in a ```c block, and nothing else.",
@@ -124,7 +126,7 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     batch_size: Positive = 1
     accumulation: Positive = 8
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    warmup_steps: Count = 10
     max_length: Positive = 4096
     gradient_checkpointing: bool = True
     packing: bool = False
@@ -160,7 +162,7 @@ class Refining(Section):
     patience: Positive = 3
     min_correction_rate: Share = 0.10
     max_corrections: Positive = 500
-    max_epochs: Positive = 10
+    max_epochs: Annotated[int, Field(gt=0, le=10_000)] = 10
     review: bool = Field(False, description="Hold admitted corrections until a person has approved, edited or refused them")
 
 
@@ -270,7 +272,7 @@ class RunSpec(Section):
     name: str = Field("run", min_length=1, max_length=100)
     recipe: Literal["distill", "finetune", "job"] = "distill"
     preset: str | None = Field(None, description="Fills in what the spec leaves open; `GET /v1/presets` has them")
-    seed: int = 42
+    seed: Annotated[int, Field(ge=-MOST, le=MOST)] = 42
     metadata: dict[str, str] = Field(default_factory=dict)
     student: Student = Student()
     lora: Lora = Lora()

@@ -23,7 +23,7 @@ app.add_typer(run.app, name="run")
 app.command(
     "ask",
     epilog=examples(
-        "reflux ask 20261125-110001-fed803 'Write a C function that sets a VLAN priority.' --score",
+        "reflux ask 20261125-110001-fed803 'Write memset in C.' --score",
         "reflux ask 20261125-110001-fed803 - --checkpoint base < question.txt",
     ),
 )(ask.ask)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reflux.cli.connection import patiently
-from reflux.cli.output import STAGES, console, duration, epochs_table, plain
+from reflux.cli.output import STAGES, console, duration, epochs_table, harmless, plain
 from reflux.client import Client
 from reflux.views import EventView, RunView
 
@@ -118,16 +118,17 @@ def sentence(event: EventView) -> str:
 
 
 def _picture(run: RunView) -> RenderableType:
-    head = Text.assemble((run.id, "bold"), "  ", run.name, "  ", (run.status, "bold"), f"  {_epoch(run)}")
+    head = Text.assemble((run.id, "bold"), "  ", (run.status, "bold"), f"  {_epoch(run)}", no_wrap=True, overflow="ellipsis")
     if run.health != "ok":
         head.append(f"  {run.health}", style="yellow")
+    head.append(f"  {harmless(run.name)}")
     bar = Table.grid(padding=(0, 2))
     bar.add_row(
         ProgressBar(total=100, completed=run.progress.percent, width=40),
         f"{run.progress.percent:.0f}%",
         f"ETA {duration(run.progress.eta_seconds)}",
     )
-    parts: list[RenderableType] = [head, _stages(run), bar, Text(run.progress.doing or " ", style="dim")]
+    parts: list[RenderableType] = [head, _stages(run), bar, Text(harmless(run.progress.doing) or " ", style="dim")]
     if run.epochs:
         parts += ["", epochs_table(run.epochs, run.best_epoch)]
     return Group(*parts)

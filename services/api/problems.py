@@ -1,9 +1,12 @@
 """Errors as application/problem+json (RFC 9457): what happened, and what to do. Never a 500 for bad input."""
 
+import json
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
+from pydantic_core import PydanticSerializationError
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -48,44 +51,52 @@ class ProblemError(HTTPException):
         )
 
 
-def answer(error: ProblemError) -> JSONResponse:
+def answer(error: ProblemError) -> Response:
+    """A lone surrogate that the words repeat is a question mark here: UTF-8 can't hold it."""
     problem = error.problem
-    return JSONResponse(
-        problem.model_dump(mode="json"), status_code=problem.status, media_type="application/problem+json", headers=error.headers
-    )
+    content = json.dumps(problem.model_dump(mode="json"), ensure_ascii=False).encode(errors="replace")
+    return Response(content, status_code=problem.status, media_type="application/problem+json", headers=error.headers)
 
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
-    def _problem(_: Request, error: ProblemError) -> JSONResponse:
+    def _problem(_: Request, error: ProblemError) -> Response:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    def _malformed(_: Request, error: RequestValidationError) -> Response:
         fields = [
             FieldProblem(field=".".join(str(p) for p in e["loc"] if p != "body"), message=e["msg"], hint="See docs/api.md.")
             for e in error.errors()
         ]
         return answer(ProblemError(422, "malformed", "The request does not have the form that this call takes.", errors=fields))
 
+    @app.exception_handler(UnicodeEncodeError)
+    @app.exception_handler(PydanticSerializationError)
+    def _half_a_character(_: Request, error: Exception) -> Response:
+        """What was sent held it: neither Postgres nor an answer takes it, so nothing has happened."""
+        if "surrogates not allowed" not in str(error):
+            raise error
+        return answer(ProblemError(422, "malformed", "A text holds half of a surrogate pair.", "Send whole characters."))
+
     @app.exception_handler(HTTPException)
-    def _http(_: Request, error: HTTPException) -> JSONResponse:
+    def _http(_: Request, error: HTTPException) -> Response:
         told, hint = str(error.detail), "GET /openapi.json lists the calls."
         return answer(ProblemError(error.status_code, "http_error", told, hint, headers=dict(error.headers or {})))
 
     @app.exception_handler(RefluxError)
-    def _store(request: Request, error: RefluxError) -> JSONResponse:
+    def _store(request: Request, error: RefluxError) -> Response:
         log.warning("artifacts_away", path=request.url.path, error=str(error)[:200])
         return answer(ProblemError(503, error.code, "The artifact store did not answer as it should.", error.hint))
 
     @app.exception_handler(DataError)
-    def _not_storable(_: Request, error: DataError) -> JSONResponse:
+    def _not_storable(_: Request, error: DataError) -> Response:
         """What pydantic lets pass and Postgres does not: NUL in a text, a number beyond its column."""
         return answer(ProblemError(422, "malformed", f"A value can't be stored: {str(error.orig).splitlines()[0][:200]}"))
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeout)
-    def _database(request: Request, error: Exception) -> JSONResponse:
+    def _database(request: Request, error: Exception) -> Response:
         # The first line alone: those after it may hold what was sent.
         log.warning("database_away", path=request.url.path, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
         told, hint = "The database can't be reached.", "Nothing is lost; try again in a moment."
