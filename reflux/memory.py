@@ -82,8 +82,11 @@ class Need:
         return self.weights + self.training + self.activations + LIBRARIES_GB
 
 
-def need(shape: Shape, spec: RunSpec, *, bf16: bool) -> Need:
-    """At most, for the spec's batch of the longest rows. `bf16`: whether the device computes in it."""
+def need(shape: Shape, spec: RunSpec, *, bf16: bool, processes: int = 1) -> Need:
+    """At most, for the spec's batch of the longest rows. `bf16`: whether the device computes in it.
+
+    `processes`: how many train together. With FSDP each holds its part, and one block, or the embeddings, as a whole.
+    """
     student, training = spec.student, spec.training
     width = 4 if student.dtype == "float32" or (student.dtype == "auto" and not bf16) else 2
     if student.method == "full":
@@ -98,19 +101,21 @@ def need(shape: Shape, spec: RunSpec, *, bf16: bool) -> Need:
     layer = (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.intermediate) * between
     kept = layer + shape.layers * shape.hidden * between if training.gradient_checkpointing else layer * shape.layers
     head = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocabulary * width
-    return Need(weights / 1e9, 16 * trained / 1e9, (tokens * kept + head) / 1e9)
+    parts = processes if training.sharding == "fsdp" else 1
+    whole = max(shape.linear // shape.layers, shape.other) * width if parts > 1 else 0
+    return Need((weights / parts + whole) / 1e9, 16 * trained / parts / 1e9, (tokens * kept + head) / 1e9)
 
 
-def what_fits(shape: Shape, spec: RunSpec, *, bf16: bool, there_gb: float) -> str:
+def what_fits(shape: Shape, spec: RunSpec, *, bf16: bool, there_gb: float, processes: int = 1) -> str:
     """The smallest change of the spec with which the training fits into `there_gb`; "" if it fits as it is."""
-    for change, changed in _smaller(spec):
-        needed = need(shape, changed, bf16=bf16).total
+    for change, changed in _smaller(spec, processes):
+        needed = need(shape, changed, bf16=bf16, processes=processes).total
         if needed <= there_gb:
             return f"{change} would need about {needed:.1f} GB." if change else ""
     return "No setting would make it fit: choose a smaller student, or a larger GPU."
 
 
-def _smaller(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
+def _smaller(spec: RunSpec, processes: int) -> Iterator[tuple[str, RunSpec]]:
     """The spec as it is, then with one change after the other, each on top of those before."""
     settings = spec.training.model_dump()
     changes: list[str] = []
@@ -126,6 +131,10 @@ def _smaller(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
     if not settings["gradient_checkpointing"]:
         settings["gradient_checkpointing"] = True
         changes.append("training.gradient_checkpointing: true")
+        yield now()
+    if processes > 1 and settings["sharding"] == "none":
+        settings["sharding"] = "fsdp"
+        changes.append("training.sharding: fsdp")
         yield now()
     if spec.student.method != "qlora":
         spec = spec.model_copy(update={"student": spec.student.model_copy(update={"method": "qlora", "quantization": "nf4"})})

@@ -29,35 +29,27 @@ from reflux.spec import RunSpec
 from reflux.task import Task
 from services.gpu_trainer import ranks
 from services.gpu_trainer.child import Say, carry_out, die_with_parent, reporting
+from services.gpu_trainer.machine import HINT, processes
 from services.gpu_trainer.models import Bench, out_of_memory, prepare_torch
 from services.gpu_trainer.pipe import described, outcome, pass_on, received
 from services.gpu_trainer.train import smaller, train
 
 POLL_SECONDS = 0.1
 END_SECONDS = 30.0
-HINT = "Set REFLUX_TRAINING_PROCESSES to how many GPUs are to train together."
-
-
-def wanted() -> int:
-    """How many processes train together on this machine."""
-    said = os.environ.get("REFLUX_TRAINING_PROCESSES", "1")
-    if not said.isdecimal() or said == "0":
-        raise Terminal("not_supported", f"REFLUX_TRAINING_PROCESSES is {said!r}.", HINT)
-    return int(said)
 
 
 def size(task: Task) -> int:
-    """How many of them can share out the rows of a step evenly."""
+    """As many of the machine's processes as can share out the rows of a step evenly."""
     rows = task.spec.training.batch_size * task.spec.training.accumulation
-    return max(number for number in range(1, wanted() + 1) if rows % number == 0)
+    return max(number for number in range(1, processes() + 1) if rows % number == 0)
 
 
 def train_together(task: Task, bench: Bench) -> AdapterTrained:
     """What train() does, by as many processes as size() says. Retriable when one of them dies."""
     bench.forget()
     number = size(task)
-    if number < wanted():
-        task.log(f"{number} of {wanted()} processes train: a step's rows can't be shared out among more", level="warning")
+    if number < processes():
+        task.log(f"{number} of {processes()} processes train: a step's rows can't be shared out among more", level="warning")
     rows = task.spec.training.batch_size * task.spec.training.accumulation
     batch_size = max(each for each in range(1, task.spec.training.batch_size + 1) if rows % (each * number) == 0)
     while True:

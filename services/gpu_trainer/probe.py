@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from services.gpu_trainer.machine import processes
+
 
 def probe() -> dict[str, Any]:
     """Memory and disk in GB (10^9 bytes)."""
@@ -20,7 +22,9 @@ def probe() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage("/").free / 1e9, 1),
+        "training_processes": processes(),
         "cuda": cuda,
+        "gpus": torch.cuda.device_count(),
         "gpu": None,
         "gpu_memory_gb": None,
         "bf16": False,

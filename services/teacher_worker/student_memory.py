@@ -23,8 +23,9 @@ def verdict(spec: RunSpec, trainer: dict[str, Any], hub: str) -> Verdict | None:
     if shape is None or there is None:
         return None
     bf16 = on_gpu and bool(trainer.get("bf16"))
-    needed = need(shape, spec, bf16=bf16)
-    change = what_fits(shape, spec, bf16=bf16, there_gb=float(there))
+    processes = int(trainer.get("training_processes") or 1)
+    needed = need(shape, spec, bf16=bf16, processes=processes)
+    change = what_fits(shape, spec, bf16=bf16, there_gb=float(there), processes=processes)
     hopeless = needed.weights + needed.training > there
     status: Literal["ok", "warning", "failed"] = "failed" if hopeless else "warning" if change else "ok"
     return status, f"the training needs about {needed.total:.1f} of {there:g} GB", change

@@ -120,7 +120,7 @@ def test_as_many_take_part_as_can_share_out_a_step(
     assert group.size(make_task(store, spec, train_command())) == taken
 
 
-def test_a_number_of_processes_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_processes_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, store: Artifacts) -> None:
     monkeypatch.setenv("REFLUX_TRAINING_PROCESSES", "all")
     with pytest.raises(Terminal, match="REFLUX_TRAINING_PROCESSES is 'all'"):
-        group.wanted()
+        group.size(make_task(store, make_spec("any"), train_command()))

@@ -111,6 +111,18 @@ def test_the_default_run_fits_an_a100_and_less() -> None:
     assert what_fits(granite, spec(), bf16=True, there_gb=40) == ""
 
 
+def test_with_fsdp_each_process_holds_its_part() -> None:
+    granite = Shape.of(GRANITE_8B)
+    assert granite
+    full = spec(student={"method": "full"})
+    parts = spec(student={"method": "full"}, training={"sharding": "fsdp"})
+    alone, eight = need(granite, full, bf16=True), need(granite, parts, bf16=True, processes=8)
+    assert eight.training == pytest.approx(alone.training / 8)
+    assert alone.weights / 8 < eight.weights < alone.weights / 4  # and one block as a whole
+    assert need(granite, full, bf16=True, processes=8) == alone == need(granite, parts, bf16=True)
+    assert what_fits(granite, full, bf16=True, there_gb=40, processes=8).startswith("training.sharding: fsdp would need about")
+
+
 def test_what_does_not_fit_comes_with_the_least_that_would() -> None:
     granite = Shape.of(GRANITE_8B)
     assert granite
