@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts
 from reflux.commands import Chunk, CleanUp, Command, Correct, Generate, Train
+from reflux.errands import Errand, ErrandClaim, ErrandEnd, Said, Written
 from reflux.errors import failure
 from reflux.events import Event, RunAdmitted
 from reflux.protocol import Assignment, Beat, Claim, LogLine, MetricPoint, Progress, Registration
@@ -25,13 +26,14 @@ from reflux.run import Run
 from reflux.spec import RunSpec, check
 from reflux.summary import Usage
 from reflux.task import Task
-from services.api import auth, runs, tasks
+from services.api import auth, errand_desk, runs, tasks
 from services.api.advance import advance, lock
 from services.api.database import make_engine
 from services.api.settings import Settings
 from services.api.tables import RunRow
 from services.evaluator import tasks as evaluator
 from tests.browser import pupil
+from tests.integration.by_hand import eventually
 from tests.unit import stories
 
 LONG_AGO = timedelta(days=90)  # where a run's clock begins: what has just been written is told apart by it
@@ -149,6 +151,29 @@ class World:
             tasks.orphan(session, given.task_id, given.attempt, "it was silent for 45 s")
         self.stamp(given.run_id, 45)
 
+    # A question from the playground
+
+    def errand(self, of: str) -> Errand:
+        """The next question to this service, in its worker's hands, once there is one."""
+        body = ErrandClaim(worker=WORKERS[of], incarnation="a", service=of)
+
+        def claimed() -> Errand | None:
+            with self.session() as session:
+                return errand_desk.claim(session, body, self.settings)
+
+        given = eventually(claimed, 10.0, f"nobody asked the {of}")
+        assert given is not None
+        return given
+
+    def say(self, given: Errand, at: int, words: str) -> bool:
+        """Whether anybody still waits."""
+        with self.session() as session:
+            return errand_desk.said(session, given.id, Said(attempt=given.attempt, at=at, text=words)).go_on
+
+    def end(self, given: Errand, result: Written | Verdict) -> None:
+        with self.session() as session:
+            errand_desk.end(session, given.id, ErrandEnd(attempt=given.attempt, at=10**6, result=result))
+
     # What workers answer
 
     def answer(self, given: Assignment) -> Event:
@@ -190,6 +215,7 @@ class World:
         done = Progress(done=int(steps * share), total=steps, note="steps")
         self.beat(given, progress=done, metrics=points, logs=lines)
         path = f"runs/{given.run_id}/tasks/{command.key}/attempt-1/adapter"
+        self.artifacts.put(f"{path}/adapter_config.json", b"{}")
         return stories.answer(command, adapter_path=path, train_loss=points[-1].values.get("loss", 0.5), steps=steps, rows=170)
 
     def generated(self, given: Assignment, command: Generate) -> Iterator[Chunk]:
