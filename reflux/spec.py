@@ -66,7 +66,7 @@ class Data(Section):
     licences: tuple[str, ...] = Field((), description="SPDX ids that may be used; empty: all")
     exclude: tuple[str, ...] = Field((), description="Glob patterns of paths that may not")
     near_duplicate_threshold: Share = 0.85
-    train: str | None = Field(None, description="finetune: JSONL of chat `messages`")
+    train: str | None = Field(None, description="finetune: JSONL or .csv of `messages`, `prompt` and `completion`, or `text`")
     validation: str | None = None
 
 
@@ -305,7 +305,7 @@ class RunSpec(Section):
     def _recipe_has_what_it_needs(self) -> Self:
         needs = {
             "distill": ("data.sources", self.data.sources, "Name at least one file:// or s3:// prefix with source files."),
-            "finetune": ("data.train", self.data.train, "Name a JSONL file of chat `messages`."),
+            "finetune": ("data.train", self.data.train, "Name a JSONL or CSV file of your rows."),
             "job": ("job.command", self.job.command, "Name the command to run."),
         }
         field, given, hint = needs[self.recipe]
