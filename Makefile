@@ -56,7 +56,7 @@ check: setup  ## Style, types, architecture
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/*.py))  ## Every figure, as a ratio side by side
+bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/figures.py,$(wildcard benchmarks/*.py)))  ## Every figure, as a ratio side by side
 
 bench-%: setup
 	@PYTHONPATH=. $(BIN)/python benchmarks/$*.py

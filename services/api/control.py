@@ -235,7 +235,7 @@ def _keep_limit(session: Session, row: RunRow) -> None:
 
 
 def publish_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
-    valkey = redis.Redis.from_url(settings.broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5)
+    valkey = redis.Redis.from_url(settings.broker_url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1)
     while not stopping.wait(0.2):
         try:
             publish(engine, valkey)

@@ -21,22 +21,24 @@ def publish(engine: Engine, valkey: redis.Redis) -> None:
     with Session(engine) as session, session.begin():
         if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
             return
-        news = select(RunRow.id, RunRow.published_seq).where(RunRow.published_seq < RunRow.seq).order_by(RunRow.id)
-        for run_id, published in session.execute(news).all():
-            _publish(engine, valkey, run_id, published)
+        for run_id in session.scalars(select(RunRow.id).where(RunRow.published_seq < RunRow.seq).order_by(RunRow.id)).all():
+            _publish(engine, valkey, run_id)
 
 
-def _publish(engine: Engine, valkey: redis.Redis, run_id: str, published: int) -> None:
-    """In a transaction of its own, so that the run is locked for a moment only."""
+def _publish(engine: Engine, valkey: redis.Redis, run_id: str) -> None:
+    """In a transaction of its own, so that the run is locked for a moment only. A run that moves just now has its turn later."""
+    ours = select(RunRow.published_seq).where(RunRow.id == run_id).with_for_update(skip_locked=True, key_share=True)
     with Session(engine) as session, session.begin():
+        published = session.scalar(ours)
+        if published is None:
+            return
         events = session.scalars(
             select(EventRow).where(EventRow.run_id == run_id, EventRow.seq > published).order_by(EventRow.seq).limit(TOGETHER)
         ).all()
-        if not events:
-            return
         with valkey.pipeline(transaction=False) as pipe:
             for event in events:
                 fact: dict[Any, Any] = {"run_id": run_id, "seq": event.seq, "type": event.type, "status": event.status}
                 pipe.xadd(STREAM, fact, maxlen=KEPT, approximate=True)
             pipe.execute()
-        session.execute(update(RunRow).where(RunRow.id == run_id).values(published_seq=events[-1].seq))
+        if events:
+            session.execute(update(RunRow).where(RunRow.id == run_id).values(published_seq=events[-1].seq))

@@ -79,21 +79,27 @@ class Desk:
         other.join()
         return done, seconds[0]
 
+    def at_once(self, *works: Callable[[], None]) -> None:
+        threads = [threading.Thread(target=work) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
     def _waits(self, pid: int) -> bool:
         query = text("select wait_event_type = 'Lock' from pg_stat_activity where pid = :pid")
         return bool(self.do(lambda session: session.scalar(query, {"pid": pid})))
 
     # A run
 
+    def submit(self, **sections: Any) -> str:
+        return self.do(lambda session: runs.create(session, stories.spec(**sections), by="tester")[0].id)
+
     def create(self, **sections: Any) -> str:
         """An admitted run."""
-
-        def work(session: Session) -> str:
-            row, _ = runs.create(session, stories.spec(**sections), by="tester")
-            advance(session, row, RunAdmitted())
-            return row.id
-
-        return self.do(work)
+        run_id = self.submit(**sections)
+        self.tell(run_id, RunAdmitted())
+        return run_id
 
     def clear(self) -> None:
         """Forget every run."""
