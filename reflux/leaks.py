@@ -20,6 +20,15 @@ def redacted(text: str) -> str:
     return FORMS.sub(BLOT, text)
 
 
+def cleaned(value: Any) -> Any:
+    """Plain data with every text in it redacted."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {cleaned(name): cleaned(inner) for name, inner in value.items()}
+    return [cleaned(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def places(value: Any, path: str = "") -> Iterator[str]:
     """The dotted paths of the texts in plain data that hold a secret."""
     if isinstance(value, str) and FORMS.search(value):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import IO, Literal
 
+from reflux import leaks
 from reflux.artifacts import Artifacts
 from reflux.spec import FieldProblem
 from reflux.training_rows import Line, Row, of_csv, of_jsonl
@@ -23,6 +24,7 @@ FORMS: dict[str, Form] = {
 LINE_BYTES = 1_000_000
 NAMED = 20  # wrong lines that the error names; the others are counted
 SHOWN = 5
+LEAK = "it holds what looks like a key or a password, which a student could tell again"
 HINT = "A row has `messages` with a user and an assistant turn (in a CSV as JSON), or `prompt` and `completion`, or `text`."
 
 
@@ -42,9 +44,10 @@ def store(artifacts: Artifacts, upload: IO[bytes], form: Form, name: str) -> Dat
     upload.seek(0)
     with tempfile.TemporaryFile() as out:
         for number, row in (of_csv if form == "csv" else of_jsonl)(_lines(upload)):
-            if isinstance(row, str):
+            fault = row if isinstance(row, str) else LEAK if any(leaks.places(row.model_dump())) else ""
+            if fault or isinstance(row, str):
                 errors += 1
-                wrong += [FieldProblem(field=f"line {number}", message=row, hint=HINT)] if errors <= NAMED else []
+                wrong += [FieldProblem(field=f"line {number}", message=fault, hint=HINT)] if errors <= NAMED else []
                 continue
             line = row.model_dump_json().encode() + b"\n"
             digest.update(line)

@@ -34,7 +34,7 @@ def register(session: Session, body: Registration) -> None:
         row = WorkerRow(name=body.name)
         session.add(row)
     reborn = row.incarnation is not None and row.incarnation != body.incarnation
-    row.service, row.incarnation, row.capabilities = body.service, body.incarnation, body.capabilities
+    row.service, row.incarnation, row.capabilities = body.service, body.incarnation, leaks.cleaned(body.capabilities)
     row.registered_at = row.seen_at = func.now()
     if reborn:
         held = (
@@ -122,6 +122,8 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
         return Accepted(accepted=False, why=f"{event.type} does not answer {task.key}")
     if task.key not in Run.model_validate(row.state).open:
         return Accepted(accepted=False, why=f"the run does not wait for it; the task is {task.status}")
+    if any(leaks.places(plain := event.model_dump())):
+        event = type(event).model_validate(leaks.cleaned(plain))
     task.status, task.accepted_attempt = "done", attempt
     task.ended_at = func.now()
     task.orphaned_at = None
@@ -230,7 +232,7 @@ def lock_task(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:
 
 def _note(session: Session, task: TaskRow, body: Beat) -> None:
     if body.progress is not None:
-        new = body.progress.model_dump(mode="json")
+        new = leaks.cleaned(body.progress.model_dump(mode="json"))
         if new != task.progress:
             task.progress = new
             task.progress_at = func.now()

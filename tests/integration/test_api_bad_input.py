@@ -34,7 +34,7 @@ BAD = [
     "[" * 100_000 + "]" * 100_000,
     "null",
 ]
-TEXTS = ["a\0b", "1" + "0" * 400, "-1", "9223372036854775808", "NaN", "x" * 5000, b"\xed\xa0\x80", ""]
+TEXTS: list[str | bytes] = ["a\0b", "1" + "0" * 400, "-1", "9223372036854775808", "NaN", "x" * 5000, b"\xed\xa0\x80", ""]
 
 
 def bodies(example: Any) -> Iterator[str]:

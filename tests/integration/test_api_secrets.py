@@ -10,8 +10,10 @@ import redis
 
 from reflux.client import ApiError, Client
 from reflux.local.stack import Stack
+from reflux.protocol import Registration
 from reflux.worker import Api
 from tests.integration.by_hand import SPEC, HandWorker, eventually
+from tests.unit.stories import answer
 
 
 def planted(place: str) -> str:
@@ -20,7 +22,8 @@ def planted(place: str) -> str:
 
 @pytest.fixture(scope="module")
 def plane(ground: Path) -> Iterator[Stack]:
-    env = {"REFLUX_WEBHOOK_URL": "http://127.0.0.1:9/hook", "REFLUX_WEBHOOK_SECRET": planted("webhook")}
+    hook = f"http://user:{planted('webhook-url')}@127.0.0.1:9/hook?token={planted('webhook-token')}"
+    env = {"REFLUX_WEBHOOK_URL": hook, "REFLUX_WEBHOOK_SECRET": planted("webhook"), "HF_TOKEN": planted("environment")}
     with Stack(ground / "secrets", workers={}, durable=False, env=env) as stack:
         yield stack
 
@@ -31,6 +34,9 @@ SPECS: list[dict[str, Any]] = [
     {"metadata": {planted("metadata-name"): "x"}},
     {"teacher": {"endpoint_url": f"https://user:{planted('url')}@host/v1"}},
     {"data": {"sources": [{"uri": f"s3://key:{planted('uri')}@bucket/x"}]}},
+    {"prompts": {"system": f"Answer in C. {planted('system')}"}},
+    {"export": {"output_uri": f"s3://key:{planted('export')}@bucket/x"}},
+    {"rubric": {"words": {"tsn": [planted("words")]}}},
     {"recipe": "job", "job": {"command": ["train", "--token", planted("job")]}},
 ]
 
@@ -38,8 +44,8 @@ SPECS: list[dict[str, Any]] = [
 def plant(client: Client, worker: HandWorker) -> str:
     for spec in SPECS:
         for dry_run in ("true", "false"):
-            answer = client.http.post("/v1/runs", json=SPEC | spec, params={"dry_run": dry_run})
-            assert (answer.status_code, answer.json()["code"]) == (422, "secret_in_spec")
+            refused = client.http.post("/v1/runs", json=SPEC | spec, params={"dry_run": dry_run})
+            assert (refused.status_code, refused.json()["code"]) == (422, "secret_in_spec")
     run = client.create(SPEC, idempotency_key=planted("idempotency"))
     assert client.http.post("/v1/keys", json={"role": "viewer", "label": planted("label")}).status_code == 422
     for path in (f"/v1/runs/{planted('id')}", f"/v1/runs/{run.id}/artifacts/{planted('path')}", f"/v1/{planted('call')}"):
@@ -50,7 +56,17 @@ def plant(client: Client, worker: HandWorker) -> str:
     client.http.post("/v1/runs", content=b"{" + planted("body").encode(), headers={"Content-Type": "application/json"})
     question = {"run": run.id, "checkpoint": "base", "messages": [{"role": "user", "content": planted("prompt")}]}
     assert client.http.post("/v1/completions", json=question).json()["code"] == "secret_in_prompt"
+    for body in ({"run": run.id, "prompt": planted("prompt")}, {"run": run.id, "messages": [planted("message")]}):
+        assert client.http.post("/v1/completions", json=body).status_code in (404, 409, 422)
+    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": f"key = '{planted('row')}'"}]}
+    upload = client.http.post("/v1/datasets", content=json.dumps(row), headers={"Content-Type": "application/jsonl"})
+    assert (upload.status_code, upload.json()["errors"][0]["field"]) == (422, "line 1")
+    able = {"gcc": planted("capability"), "sandbox": {"user": f"refused: {planted('inner')}"}, planted("able"): [planted("list")]}
+    worker.api.post("/v1/workers", Registration(name="leaky", service="evaluator", incarnation="a", capabilities=able))
     a = worker.take(run.id)
+    worker.complete(a, answer(a.command, warnings=(f"teacher: refused {planted('warning')}",)))
+    a = worker.take(run.id)
+    worker.beat(a, progress={"done": 1, "total": 2, "note": planted("note")})
     worker.beat(a, logs=[{"line": f"calling with {planted('line')}"}])
     worker.fail(a, "access_denied", f"the store refused {planted('failure')}")
     worker.work(run.id)
@@ -67,7 +83,9 @@ def test_a_secret_is_found_nowhere(plane: Stack) -> None:
         eventually(lambda: projected.exists() and "failed" in projected.read_text(), 20, "the run was not projected")
         tables = ("runs", "events", "tasks", "logs", "metrics", "workers", "keys", "errands")
         places = {f"table {name}": str(worker.sql(f"select t::text from {name} t")) for name in tables}
-        places["answers"] = json.dumps([client.http.get(path).json() for path in (f"/v1/runs/{run_id}", "/v1/keys")])
+        places["answers"] = json.dumps(
+            [client.http.get(path).json() for path in (f"/v1/runs/{run_id}", "/v1/keys", "/v1/system/workers")]
+        )
         places["log lines"] = json.dumps([row.line for row in client.logs(run_id).data])
     files = [*(plane.folder / "logs").glob("*.log"), *(plane.folder / "artifacts").rglob("*")]
     places |= {str(path): path.read_text(errors="replace") for path in files if path.is_file()}
@@ -76,9 +94,8 @@ def test_a_secret_is_found_nowhere(plane: Stack) -> None:
     assert run_id in places["messages"]
     assert "[REDACTED]" in places["log lines"]
     assert "[REDACTED]" in places["table runs"]
-    for place, text in places.items():
-        for secret in ("planted", made.key, *plane.keys.values()):
-            assert secret not in text, f"{place} holds {secret}"
+    secrets = ("planted", made.key, *plane.keys.values())
+    assert not {(place, text.index(secret)) for place, text in places.items() for secret in secrets if secret in text}
 
 
 def test_the_answer_names_the_field_that_holds_it(plane: Stack) -> None:
