@@ -67,7 +67,8 @@ def _from_hub(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES, token=secret("HF_TOKEN")))
     except GatedRepoError as error:
         hint = f"Accept its terms at https://huggingface.co/{model}, and give the GPU worker that account's HF_TOKEN."
-        raise Terminal("model_not_found", f"{model} is gated, and this worker's HF_TOKEN does not open it.", hint) from error
+        token = "this worker's HF_TOKEN does not open it" if secret("HF_TOKEN") else "this worker has no HF_TOKEN"
+        raise Terminal("model_not_found", f"{model} is gated, and {token}.", hint) from error
     except RevisionNotFoundError as error:
         raise Terminal("model_not_found", f"{model} has no revision {revision}.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -332,7 +332,7 @@ def test_a_run_keeps_the_commit_that_it_began_with(hub: Hub, store: Artifacts) -
 @pytest.mark.parametrize(
     ("model", "revision", "says"),
     [
-        (GATED, None, "is gated"),
+        (GATED, None, "is gated, and this worker has no HF_TOKEN"),
         (MISSING, None, "no model"),
         ("acme/tiny", "3" * 40, "no revision 333"),
         ("acme/tiny", "v9", "no rev"),
