@@ -89,6 +89,11 @@ POLICIES: dict[str, Policy] = {
     "gpu_missing": _terminal("Start a gpu_trainer worker, or set student.device: cpu for a small student."),
     "stage_timeout": _terminal("Raise limits.max_runtime, or use a smaller dataset. What was trained so far is exported."),
     "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
+    "machines_not_set": _terminal("Let the teacher workers' REFLUX_MACHINES name a YAML file; docs/machines.md shows one."),
+    "instance_lost": _terminal("Look at the reason. A spot machine may be taken at any time: set compute.spot: false."),
+    "machine_silent": _terminal(
+        "Look at its console output: it must be able to pull the image, and to reach the API and the store."
+    ),
     "image_missing": _terminal("Correct compute.image, and see that this account and region have it."),
     "network_missing": _terminal("Correct compute.subnet_id and compute.security_group_ids: one VPC in compute.region has both."),
     "provider_refused": _terminal("Correct what the provider names, in the section compute of the spec."),

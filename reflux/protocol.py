@@ -31,6 +31,15 @@ class Claim(BaseModel):
     service: str | None = None
 
 
+MACHINE = "machine"  # as what the worker on a run's own machine registers: no other run counts on it
+
+
+class ClaimNext(Claim):
+    """From a machine that hears no rings: the next task of its run, waited for at most so long."""
+
+    seconds: float = Field(15.0, ge=0, le=60)
+
+
 class Share(BaseModel):
     """A task's place among the `of` tasks that share something."""
 
@@ -53,6 +62,7 @@ class Assignment(BaseModel):
     lease_seconds: float
     beat_seconds: float
     share: Share = Share()
+    machine_key: str | None = Field(None, repr=False, description="With a Provision: what the machine signs in with")
 
 
 class Progress(BaseModel):

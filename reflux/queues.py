@@ -25,6 +25,9 @@ ROUTES: dict[str, str] = {
 }
 
 
+GPU = "gpu_trainer"
+
+
 def service(kind: str) -> str:
     """The service, and the queue of the same name, that carries out commands of this kind."""
     return ROUTES[kind].split(".")[0]

@@ -30,6 +30,7 @@ class Task:
     stop: str | None = None
     kill: bool = False
     share: Share = field(default_factory=Share)
+    machine_key: str | None = field(default=None, repr=False)
     news: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _progress: dict[str, Any] | None = None

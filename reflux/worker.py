@@ -20,12 +20,12 @@ from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
 from pydantic import BaseModel
 
-from reflux import logs
+from reflux import logs, polling
 from reflux.answering import Answering, ErrandHandler
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError, Stopped, Terminal, failure
 from reflux.events import Event
-from reflux.protocol import Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
+from reflux.protocol import MACHINE, Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
 from reflux.queues import ROUTES, kinds, make_app
 from reflux.secret import secret
 from reflux.task import Task
@@ -106,6 +106,7 @@ class Worker:
             attempt=assignment.attempt,
             workers=self.api.workers,
             share=assignment.share,
+            machine_key=assignment.machine_key,
         )
         context = {"run_id": task.run_id, "task": command.key, "attempt": task.attempt, "epoch": command.epoch}
         with structlog.contextvars.bound_contextvars(stage=command.stage.value, **context):
@@ -214,6 +215,10 @@ def main(
     name = os.environ.get("REFLUX_WORKER_NAME") or f"{service}@{socket.gethostname()}-{secrets.token_hex(3)}"
     api = Api(_needed("REFLUX_API_URL"), _needed("REFLUX_WORKER_KEY"))
     worker = Worker(service, handlers, api, _needed("REFLUX_ARTIFACTS_URL"), name)
+    if os.environ.get("REFLUX_POLL") == "1":
+        worker.service = MACHINE
+        worker.register(capabilities())
+        return polling.work(worker)
     worker.register(capabilities())
     app = make_app(_needed("REFLUX_BROKER_URL"), service)
     _connect(app, worker, service)

@@ -11,14 +11,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from reflux.views import KeyView, Role
 from services.api.problems import ProblemError
 from services.api.rates import Buckets
 from services.api.settings import Settings
-from services.api.tables import KeyRow
+from services.api.tables import KeyRow, RunRow
 
 ALLOWS: dict[str, tuple[Role, ...]] = {"viewer": ("viewer",), "operator": ("viewer", "operator"), "worker": ("worker",)}
 TRUSTED_SECONDS = 1.0
@@ -37,6 +37,14 @@ def new_key(session: Session, role: Role, label: str, secret: str | None = None)
     return secret
 
 
+def machine_key(session: Session, run_id: str, label: str) -> str:
+    """A key for the machine that exists only for this run: for its tasks, under its name, and until the run is over."""
+    secret = f"rfx_{secrets.token_urlsafe(32)}"
+    session.add(KeyRow(digest=digest(secret), role="machine", label=label, run_id=run_id))
+    session.flush()
+    return secret
+
+
 def bootstrap(session: Session, settings: Settings) -> None:
     """Make the keys of the settings valid, for a stack that brings its own."""
     if settings.operator_key:
@@ -46,7 +54,8 @@ def bootstrap(session: Session, settings: Settings) -> None:
 
 
 def all_keys(session: Session) -> list[KeyView]:
-    return [key_view(row) for row in session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.digest))]
+    people_s = select(KeyRow).where(KeyRow.run_id.is_(None)).order_by(KeyRow.created_at, KeyRow.digest)
+    return [key_view(row) for row in session.scalars(people_s)]
 
 
 def revoke(session: Session, key_id: str) -> None:
@@ -76,8 +85,11 @@ def digest(secret: str) -> str:
 
 @dataclass(frozen=True)
 class Key:
+    """`run_id`: the one run that a machine's key is good for."""
+
     role: str
     label: str
+    run_id: str | None
     seen_at: float
 
 
@@ -96,13 +108,16 @@ class Keys:
         return key if key and time.monotonic() - key.seen_at < TRUSTED_SECONDS else None
 
     def look_up(self, known: str) -> Key | None:
-        query = select(KeyRow.role, KeyRow.label).where(KeyRow.digest == known, KeyRow.revoked_at.is_(None))
+        live = exists().where(RunRow.id == KeyRow.run_id, RunRow.ended_at.is_(None))
+        query = select(KeyRow.role, KeyRow.label, KeyRow.run_id).where(
+            KeyRow.digest == known, KeyRow.revoked_at.is_(None), or_(KeyRow.run_id.is_(None), live)
+        )
         with self.reads.connect() as connection:
             found = connection.execute(query).one_or_none()
         if found is None:
             self.seen.pop(known, None)
             return None
-        key = self.seen[known] = Key(found.role, found.label, time.monotonic())
+        key = self.seen[known] = Key(found.role, found.label, found.run_id, time.monotonic())
         return key
 
     def forget(self) -> None:
@@ -120,7 +135,7 @@ def needs(role: Role) -> Callable[..., Awaitable[str]]:
         key = keys.recent(known) or await run_in_threadpool(keys.look_up, known)
         if key is None:
             raise _unknown("unknown_key", "This key is not valid.", "Ask an operator for a new one.")
-        if role not in ALLOWS[key.role]:
+        if role not in ALLOWS.get(key.role, ()):
             raise ProblemError(403, "wrong_role", f"A {key.role} key can't do this; it needs {role}.", "Use another key.")
         buckets: Buckets = request.app.state.buckets
         wait = 0.0 if key.role == "worker" else buckets.take(known)
@@ -137,6 +152,18 @@ def _unknown(code: str, detail: str, hint: str) -> ProblemError:
     return ProblemError(401, code, detail, hint, headers={"WWW-Authenticate": "Bearer"})
 
 
+async def at_work(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Key:
+    """A worker's key, or a machine's, which may only do what concerns its own run: 401 / 403."""
+    known = digest(sent.credentials) if sent else ""
+    keys: Keys = request.app.state.keys
+    key = (keys.recent(known) or await run_in_threadpool(keys.look_up, known)) if sent else None
+    if key is None or key.role != "machine":
+        label = await needs("worker")(request, sent)
+        return Key("worker", label, None, 0.0)
+    return key
+
+
 Viewer = Annotated[str, Depends(needs("viewer"))]
 Operator = Annotated[str, Depends(needs("operator"))]
 Worker = Annotated[str, Depends(needs("worker"))]
+AtWork = Annotated[Key, Depends(at_work)]

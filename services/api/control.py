@@ -23,7 +23,7 @@ from reflux import logs
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
-from reflux.queues import ROUTES, make_app, ring
+from reflux.queues import GPU, ROUTES, kinds, make_app, ring
 from reflux.run import Run
 from services.api import errand_desk
 from services.api.advance import CHANNEL, advance, lock
@@ -115,13 +115,15 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
 
 
 def due(session: Session) -> list[TaskRow]:
-    """Ready tasks that were never rung, or not heard for too long."""
+    """Ready tasks that were never rung, or not heard for too long; the GPU's only where it is not the run's own machine."""
     query = (
         select(TaskRow)
+        .join(RunRow, RunRow.id == TaskRow.run_id)
         .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), TaskRow.ring_at <= func.now(), TaskRow.kind.in_(ROUTES))
+        .where(or_(TaskRow.kind.not_in(kinds(GPU)), RunRow.state["spec"]["compute"]["kind"].astext == "local"))
         .order_by(TaskRow.id)
         .limit(200)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=TaskRow)
     )
     return list(session.scalars(query))
 

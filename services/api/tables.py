@@ -218,15 +218,17 @@ class PlaceRow(Base):
 
 
 class KeyRow(Base):
-    """A bearer key, by its SHA-256. The key itself was shown once, and is nowhere."""
+    """A bearer key, by its SHA-256. The key itself was shown once, and is nowhere. A machine's is good for its run alone."""
 
     __tablename__ = "keys"
+    __table_args__ = (Index("keys_of_run", "run_id", postgresql_where=text("run_id is not null")),)
 
     digest: Mapped[str] = mapped_column(primary_key=True)
     role: Mapped[str]
     label: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
 
 
 class SignInRow(Base):

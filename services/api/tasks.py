@@ -12,11 +12,12 @@ from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter, Provision
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
 from reflux.events import ANSWERS, ChunkGenerated, CleanedUp, Event, MachineProvisioned, TaskFailed, TaskStopped
-from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, Phase, Registration, Share
-from reflux.queues import ROUTES, service
+from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, ClaimNext, Phase, Registration, Share
+from reflux.queues import GPU, ROUTES, kinds, service
 from reflux.run import Run
 from services.api import resources
 from services.api.advance import PROGRESS, advance, append, lock
+from services.api.auth import machine_key
 from services.api.settings import Settings
 from services.api.tables import EventRow, LogRow, MetricRow, RunRow, TaskRow, WorkerRow
 from services.api.turns import next_task
@@ -80,6 +81,18 @@ def _claim(session: Session, task_id: int, body: Claim, settings: Settings) -> A
     session.execute(update(WorkerRow).where(WorkerRow.name == body.worker).values(seen_at=now))
     append(session, row, "task_claimed", {"key": task.key, "attempt": task.attempt, "worker": body.worker})
     return _assignment(session, row, task, settings)
+
+
+def claim_next(session: Session, run_id: str, body: ClaimNext, settings: Settings) -> Assignment | None:
+    """The oldest GPU task of the run that is due, for the run's own machine."""
+    session.execute(update(WorkerRow).where(WorkerRow.name == body.worker).values(seen_at=func.now()))
+    ready = (TaskRow.status == "ready") & (TaskRow.due_at <= func.now())
+    asked_again = (TaskRow.status == "claimed") & (TaskRow.worker == body.worker) & (TaskRow.claim_token == body.token)
+    ours = select(TaskRow.id).where(TaskRow.run_id == run_id, TaskRow.kind.in_(kinds(GPU)), ready | asked_again)
+    for task_id in session.scalars(ours.order_by(TaskRow.id)).all():
+        if assignment := claim(session, task_id, body, settings):
+            return assignment
+    return None
 
 
 def beat(session: Session, task_id: int, body: Beat, settings: Settings) -> BeatAnswer:
@@ -195,12 +208,13 @@ def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
 
 
 def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings) -> Assignment:
-    command = CommandAdapter.validate_python(task.command)
+    command, key = CommandAdapter.validate_python(task.command), None
     if isinstance(command, CleanUp):
         left = {"keep_prefixes": accepted_folders(session, row.id), "machines": resources.left_of(session, row.id)}
         command = command.model_copy(update=left)
     if isinstance(command, Provision):
-        command = command.model_copy(update={"machine": resources.intended(session, row.id, command)})
+        machine = resources.intended(session, row.id, command)
+        command, key = command.model_copy(update={"machine": machine}), machine_key(session, row.id, machine.token)
     return Assignment(
         task_id=task.id,
         run_id=row.id,
@@ -210,6 +224,7 @@ def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings
         lease_seconds=settings.lease.total_seconds(),
         beat_seconds=settings.beat.total_seconds(),
         share=_share(session, task),
+        machine_key=key,
     )
 
 

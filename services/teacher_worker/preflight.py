@@ -24,6 +24,7 @@ from reflux.secret import secret
 from reflux.spec import RunSpec, Teacher
 from reflux.task import Task
 from services.teacher_worker import ingest, job_data, prompts, student_memory, uploads
+from services.teacher_worker.cloud import costs, machines, providers
 from services.teacher_worker.teachers import CallFailed, bedrock, recorded, teacher_for
 
 Workers = Callable[[], list[dict[str, Any]]]
@@ -80,6 +81,11 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
     if spec.recipe == "job":
         yield from _job(spec, workers)
         return
+    if spec.compute.kind != "local":
+        yield _machine(spec)
+        yield _student(spec, [{"name": "gpu_trainer@elsewhere"}])
+        yield _hub_token(spec)
+        return
     registered, unknown = _registered(workers)
     if unknown:
         yield unknown
@@ -93,6 +99,21 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
     yield _disk(spec, trainers)
 
 
+def _machine(spec: RunSpec) -> Check:
+    """What can be known of a machine before it is asked for."""
+    try:
+        providers.check(spec.compute.kind)
+        compute, place = machines.settled(spec.compute), machines.settings()
+    except RefluxError as error:
+        return _failed("machine", error)
+    price = costs.per_hour(compute.instance_type or "", compute.volume_gb)
+    told = f"{compute.instance_type} in {compute.region}, " + (f"about ${price:g} an hour" if price else "price not known")
+    if not place.api_url.startswith("https://"):
+        hint = "Put TLS in front of the API before machines outside of a private network use it."
+        return Check("machine", "warning", f"{told}; its key goes to {place.api_url} in the clear", hint)
+    return Check("machine", "ok", told)
+
+
 def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
     for uri in job_data.places(spec.job):
         try:
@@ -104,9 +125,11 @@ def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
     if spec.job.outputs_uri:
         yield _target("outputs of the job", spec.job.outputs_uri)
     registered, unknown = _registered(workers)
-    if unknown:
+    if spec.compute.kind != "local":
+        yield _machine(spec)
+    elif unknown:
         yield unknown
-    elif spec.compute.kind == "local":
+    else:
         trainers = [w for w in registered if w["service"] == "gpu_trainer" and w["alive"]]
         yield from (Check("gpu_trainers", *found) for found in job_data.runners(spec.job, trainers))
 

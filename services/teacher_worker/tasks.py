@@ -7,6 +7,7 @@ from typing import Any
 from reflux.events import Event
 from reflux.task import Task
 from services.teacher_worker.clean_up import clean_up
+from services.teacher_worker.cloud.provision import provision
 from services.teacher_worker.dataset import prepare
 from services.teacher_worker.deliver import deliver
 from services.teacher_worker.preflight import preflight
@@ -14,6 +15,7 @@ from services.teacher_worker.teaching import correct, teach
 
 HANDLERS: dict[str, Callable[[Task], Event]] = {
     "preflight": preflight,
+    "provision": provision,
     "prepare": prepare,
     "teach": teach,
     "correct": correct,

@@ -1,10 +1,14 @@
 """Instances made and ended over the EC2 wire protocol (moto, behind a door that keeps client tokens and refuses on demand)."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+import yaml
+from botocore.stub import Stubber
 
 from reflux.commands import CleanUp
 from reflux.errors import POLICIES, ErrorClass, RefluxError
@@ -12,8 +16,9 @@ from reflux.machines import Machine, Place
 from reflux.spec import Compute
 from reflux.stages import Stage
 from services.teacher_worker.clean_up import clean_up
-from services.teacher_worker.cloud import costs, ec2
+from services.teacher_worker.cloud import costs, ec2, machines, rights
 from tests.cloud import IMAGE, KEYS, REGION, Cloud, cloud
+from tests.environment import ROOT
 from tests.teacher_tasks import spec, task
 from tests.unit.test_clean_up import summary
 
@@ -265,3 +270,73 @@ def test_cleanup_status_says_what_is_to_be_done_by_hand_and_costs(
     assert status["manual_action_required"]
     assert status["resources"]["ec2_instance"]["status"] == "failed"
     assert status["estimated_orphaned_cost_per_hour"] == costs.per_hour("g4dn.2xlarge", 100)
+
+
+# Before money is spent
+
+
+@pytest.fixture
+def doctor(provider: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`reflux doctor --compute ec2`, without what it says of this machine."""
+    for service in ("STS", "IAM"):
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", provider.url)
+    provider.refuse("SimulatePrincipalPolicy", "AccessDenied", times=9, status=403)  # moto has none
+    file = tmp_path / "machines.yaml"
+
+    def look(**defaults: Any) -> dict[str, tuple[str, str]]:
+        place = {"api_url": "https://reflux.test", "worker_image": "r/gpu:1", "ec2": {"instance_type": "g5.xlarge"} | defaults}
+        file.write_text(yaml.safe_dump(place))
+        monkeypatch.setenv("REFLUX_MACHINES", str(file))
+        machines._read.cache_clear()
+        return {name: (status, told) for name, status, told, _ in rights.checks(REGION)}
+
+    return look
+
+
+def test_the_doctor_looks_at_everything_that_a_machine_needs(provider: Cloud, doctor: Any) -> None:
+    found = doctor(image=IMAGE)
+    assert found["REFLUX_MACHINES"][0] == "ok"
+    assert found["price"] == ("ok", "g5.xlarge: about $1.017 an hour")
+    assert found["credentials"][0] == "ok"
+    assert found["image"] == ("ok", IMAGE)
+    assert found["rights"] == ("warning", "could not be simulated: AccessDenied")
+    assert provider.calls["RunInstances"] == 0
+
+
+def test_the_doctor_finds_what_is_missing(doctor: Any) -> None:
+    found = doctor(image="ami-00000000", subnet_id="subnet-00000000", instance_profile="none")
+    assert found["image"][0] == "failed"
+    assert found["subnet"][0] == "failed"
+    wrong = doctor()
+    assert wrong == {"REFLUX_MACHINES": ("failed", "compute ec2 needs compute.image")}
+    assert "region can't be set there" in doctor(image=IMAGE, region=REGION)["REFLUX_MACHINES"][1]
+    assert "instance_typ: Extra inputs" in doctor(image=IMAGE, instance_typ="x")["REFLUX_MACHINES"][1]
+
+
+@pytest.mark.parametrize(("decision", "status"), [("allowed", "ok"), ("implicitDeny", "failed"), ("explicitDeny", "failed")])
+def test_the_doctor_simulates_each_right(monkeypatch: pytest.MonkeyPatch, decision: str, status: str) -> None:
+    """moto does not simulate policies, so botocore's own stubber answers here."""
+    client = boto3.client("iam", region_name=REGION)
+    results = [{"EvalActionName": name, "EvalDecision": decision} for name in rights.RIGHTS]
+    role = "arn:aws:iam::123456789012:role/teacher"
+    with Stubber(client) as stubber:
+        stubber.add_response(
+            "simulate_principal_policy", {"EvaluationResults": results},
+            {"PolicySourceArn": role, "ActionNames": list(rights.RIGHTS)},
+        )  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(boto3, "client", lambda *_, **__: client)
+            told = list(rights._rights(REGION, "arn:aws:sts::123456789012:assumed-role/teacher/session", Compute(kind="ec2")))
+    assert {name: how for name, how, *_ in told} == dict.fromkeys(rights.RIGHTS, status)
+    assert all(bool(hint) == (status == "failed") for *_, hint in told)
+
+
+def test_the_policies_are_json_and_name_every_right() -> None:
+    folder = ROOT / "deploy" / "iam"
+    policies = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+    assert set(policies) == {"teacher-worker", "instance", "control", "trust-ec2"}
+    actions = [statement["Action"] for statement in policies["teacher-worker"]["Statement"]]
+    granted = {name for action in actions for name in ([action] if isinstance(action, str) else action)}
+    assert granted >= set(rights.RIGHTS)
+    for name, policy in policies.items():
+        assert "*" not in json.dumps([s["Action"] for s in policy["Statement"]]), name

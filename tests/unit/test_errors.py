@@ -40,7 +40,8 @@ WAITS = {
 TERMINAL = """
 access_denied no_such_bucket model_not_found invalid_spec nan_loss empty_dataset invalid_dataset gpu_missing stage_timeout
 budget_exhausted quota_exceeded preflight_failed teaching_failed gpu_out_of_memory job_failed not_supported
-image_missing network_missing provider_refused jobs_not_allowed no_container_engine no_inputs results_not_stored
+machines_not_set instance_lost machine_silent image_missing network_missing provider_refused
+jobs_not_allowed no_container_engine no_inputs results_not_stored
 """
 
 

@@ -95,6 +95,11 @@ def standing(machine: Machine) -> list[Ended]:
     ]
 
 
+def known(machine: Machine) -> list[dict[str, Any]]:
+    """The intent's instances, as the provider tells them. botocore's errors are raised."""
+    return _known(client(machine.region), machine)
+
+
 def strays(place: Place) -> list[Machine]:
     """Every instance there that carries this deployment's tag and lives."""
     with speaking(f"Instances in {place.region}"):

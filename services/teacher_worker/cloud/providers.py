@@ -2,8 +2,15 @@
 
 import time
 
+from reflux.errors import Terminal
 from reflux.machines import Ended, Machine, Place
 from services.teacher_worker.cloud import ec2
+
+
+def check(kind: str) -> None:
+    """Terminal for a kind of machine that this version can't make."""
+    if kind != "ec2":
+        raise Terminal("not_supported", f"This version makes no machines of compute {kind}", "Use ec2, or local.")
 
 
 def end(machine: Machine, *, rest: ec2.Rest = time.sleep, wait_seconds: float = ec2.END_SECONDS) -> Ended:

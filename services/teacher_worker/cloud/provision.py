@@ -1,0 +1,103 @@
+"""The command Provision: make the run's machine, and wait until its worker has spoken."""
+
+import shlex
+import time
+from typing import Any
+
+import httpx
+
+from reflux.commands import Provision
+from reflux.errors import Retriable, Terminal
+from reflux.events import MachineProvisioned
+from reflux.machines import Machine
+from reflux.task import Task
+from services.teacher_worker.cloud import ec2, machines
+from services.teacher_worker.cloud.errors import speaking
+
+LOOK_SECONDS = 5.0
+OVER = ("shutting-down", "terminated", "stopping", "stopped")
+
+# Nothing of it is logged: it holds the machine's key. A shutdown from within ends the instance.
+USER_DATA = """#!/bin/bash
+umask 077
+cat > /run/reflux.env <<'REFLUX_END'
+{variables}
+REFLUX_END
+gpus=$(command -v nvidia-smi > /dev/null && echo "--gpus all")
+docker run --rm $gpus --network host --env-file /run/reflux.env {image} python -m services.gpu_trainer
+shutdown -h now
+"""
+
+
+def provision(task: Task) -> MachineProvisioned:
+    """May be done again: the machine of this intent is made once. Terminal when it is lost, or stays silent."""
+    command = task.command
+    assert isinstance(command, Provision)
+    machine = command.machine
+    assert machine is not None
+    compute = machines.settled(task.spec.compute)
+    if machine.kind != "ec2_instance":
+        raise Terminal("not_supported", f"This version makes no {machine.kind}")
+    task.progress(0, 3, "asking for the machine")
+    instance = ec2.make(machine, compute, user_data(task, machine))
+    name = str(instance["InstanceId"])
+    task.log(f"{name}: {compute.instance_type} in {machine.region}{', spot' if compute.spot else ''}")
+    task.progress(1, 3, "the machine starts")
+    _wait(task, machine.model_copy(update={"id": name}), compute.start_seconds)
+    task.progress(3, 3, "the machine works")
+    return MachineProvisioned(key=command.key, resource_id=name)
+
+
+def user_data(task: Task, machine: Machine) -> str:
+    """What the machine runs when it boots, with what it needs to know and no more."""
+    place = machines.settings()
+    variables = {
+        "REFLUX_POLL": "1",
+        "REFLUX_JOBS": "1",  # it exists for this run alone
+        "REFLUX_API_URL": place.api_url,
+        "REFLUX_ARTIFACTS_URL": place.artifacts_url or task.artifacts.url,
+        "REFLUX_WORKER_NAME": machine.token,
+        "REFLUX_WORKER_KEY": task.machine_key or "",
+        "AWS_REGION": machine.region,
+    }
+    lines = "\n".join(f"{name}={value}" for name, value in variables.items())
+    return USER_DATA.format(variables=lines, image=shlex.quote(place.worker_image))
+
+
+def _wait(task: Task, machine: Machine, seconds: float) -> None:
+    """Until the machine's worker has registered."""
+    until = time.monotonic() + seconds
+    told = ""
+    while not _has_spoken(task, machine):
+        task.check()
+        with speaking(f"Looking at {machine.id}"):
+            found = ec2.known(machine)
+        state = found[0]["State"]["Name"] if found else "pending"
+        if state in OVER:
+            raise Terminal("instance_lost", f"{machine.id} was {state} before it could work: {_reason(found[0])}")
+        if state != told:
+            told = state
+            task.log(f"{machine.id} is {state}")
+            task.progress(2 if state == "running" else 1, 3, f"the machine is {state}")
+        if time.monotonic() > until:
+            raise Terminal("machine_silent", f"{machine.id} is {state}, but its worker said nothing within {seconds:g} s")
+        _rest(task, LOOK_SECONDS)
+
+
+def _has_spoken(task: Task, machine: Machine) -> bool:
+    try:
+        return any(worker["name"] == machine.token for worker in task.workers())
+    except httpx.HTTPError as error:
+        raise Retriable("internal", f"The workers' registrations could not be read: {error}") from error
+
+
+def _reason(instance: dict[str, Any]) -> str:
+    reason = instance.get("StateReason", {})
+    return f"{reason.get('Code', 'no reason was given')} {reason.get('Message', '')}".strip()
+
+
+def _rest(task: Task, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        task.check()
+        time.sleep(min(0.2, seconds))
