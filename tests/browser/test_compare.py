@@ -11,7 +11,9 @@ def test_two_checkpoints_of_one_run(site: Site, visit: Visitors) -> None:
     run_id = site.looks["succeeded"]
     page = visit(f"/compare?runs={run_id}@1,{run_id}@3")
     results = page.get_by_label("Results")
-    expect(results.get_by_role("columnheader")).to_have_text(["", "tsn-gate-student, epoch 1", "tsn-gate-student, epoch 3"])
+    expect(results.get_by_role("columnheader")).to_have_text(
+        ["At its epoch", "tsn-gate-student, epoch 1", "tsn-gate-student, epoch 3"]
+    )
     expect(results.get_by_role("row", name=re.compile("^Practice"))).to_contain_text("7.14")
     expect(results.get_by_role("row", name=re.compile("^Practice"))).to_contain_text("9.39")
     expect(page.get_by_label("Settings that differ")).to_contain_text("made by the same settings")

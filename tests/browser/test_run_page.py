@@ -58,7 +58,7 @@ def test_what_has_not_come_yet_is_waited_for_in_words(site: Site, visit: Visitor
     expect(plots.get_by_text("Waits for the first steps of training.")).to_have_count(2)
     expect(plots.get_by_text("Waits for the first epoch to be scored.")).to_have_count(2)
     expect(page.get_by_label("Figures")).to_contain_text("waits for training")
-    expect(page.get_by_label("Epochs")).to_contain_text("Waits for the first epoch to end.")
+    expect(page.get_by_label("Epochs", exact=True)).to_contain_text("Waits for the first epoch to end.")
     expect(page.get_by_label("Logs")).to_contain_text("Waits for a worker's first line.")
 
 

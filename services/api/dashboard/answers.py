@@ -301,7 +301,8 @@ class _Page:
                 ]
                 threshold = listing.run.spec.refining.quality_threshold
                 self.across.set_content(answer.across(points, listing.epoch, threshold))
-                ui.run_javascript(f"setTimeout(() => {TO_CURRENT}, 50)")
+                with self.detail:
+                    ui.run_javascript(f"setTimeout(() => {TO_CURRENT}, 50)")
 
     def _draw_detail(self, found: AnswerView, place: int) -> None:
         listing, spec = self.listing, self.listing.run.spec

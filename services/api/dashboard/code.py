@@ -96,7 +96,7 @@ def annotated(code: str, language: str, said: Sequence[Evidence], anchor: str = 
             )
         )
         rows.extend(_said(item, "".join(text for _, text in line)) for item in about)
-    return Markup('<div class="code" role="region" aria-label="Code">{}</div>').format(Markup("").join(rows))
+    return Markup('<div class="code" role="group" aria-label="Code">{}</div>').format(Markup("").join(rows))
 
 
 def is_severe(item: Evidence) -> bool:

@@ -115,7 +115,7 @@ class _Page:
         with ui.element("section").classes("card").props('aria-label="Results"'):
             shell.heading("Results")
             rows = _results(self.sides)
-            ui.html(_table(("", *self.names), rows.items()), sanitize=False).classes("scrolling")
+            ui.html(_table(("At its epoch", *self.names), rows.items()), sanitize=False).classes("scrolling")
 
     def _draw_curves(self) -> None:
         with ui.element("section").classes("card").props('aria-label="Scores by epoch"'):

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nicegui import ui
 from sqlalchemy.orm import Session
@@ -194,15 +195,26 @@ class ControlPanel:
             case "again":
                 _link("New run from its settings", "replay", f"/new?like={run_id}")
             case "resume":
-                filled = ui.button("Resume", icon="play_arrow", on_click=self._resume).props("unelevated")
+                filled = ui.button("Resume", icon="play_arrow", on_click=partial(self._do, self._resume)).props("unelevated")
                 filled.props["data-action"] = action
             case "pause":
-                ui.button("Pause", icon="pause", on_click=self._pause).props("outline").props["data-action"] = action
+                ui.button("Pause", icon="pause", on_click=partial(self._do, self._pause)).props("outline").props[
+                    "data-action"
+                ] = action
             case "fork":
-                ui.button("Fork", icon="call_split", on_click=self._fork).props("outline").props["data-action"] = action
+                ui.button("Fork", icon="call_split", on_click=partial(self._do, self._fork)).props("outline").props[
+                    "data-action"
+                ] = action
             case "abort":
-                button = ui.button("Abort", icon="stop_circle", on_click=self._abort).props("outline color=negative")
+                button = ui.button("Abort", icon="stop_circle", on_click=partial(self._do, self._abort)).props(
+                    "outline color=negative"
+                )
                 button.props["data-action"] = action
+
+    async def _do(self, action: Refresh) -> None:
+        """In the place of the card: what the button stands in is drawn anew as soon as the run moves."""
+        with self.card:
+            await action()
 
     async def _pause(self) -> None:
         await self._ask(PauseRequested, "Pausing: its work is being saved.", {"paused": "Somebody has paused it already."})

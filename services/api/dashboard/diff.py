@@ -42,7 +42,7 @@ def shown(old: str, new: str, language: str, *, split: bool) -> Markup:
     parts = []
     for block in blocks("\n".join(map(_text, before)), "\n".join(map(_text, after))):
         parts.append(_equal(block, before, after) if block.equal else _changed(block, before, after))
-    return Markup('<div class="diff {}" role="region" aria-label="Differences">{}</div>').format(
+    return Markup('<div class="diff {}" role="group" aria-label="Differences">{}</div>').format(
         "split" if split else "unified", Markup("").join(parts)
     )
 

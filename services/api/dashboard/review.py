@@ -73,12 +73,12 @@ class _Page:
         with self.place:
             if not waiting:
                 ui.label(_nothing(run)).classes("empty")
-            for review in waiting:
-                self._draw_review(run, review)
+            for part, review in enumerate(waiting, 1):
+                self._draw_review(run, review, f"part {part} of {len(waiting)}" if len(waiting) > 1 else "all")
 
-    def _draw_review(self, run: Run, review: ReviewView) -> None:
+    def _draw_review(self, run: Run, review: ReviewView, part: str) -> None:
         draft = self.drafts.setdefault(review.key, Draft(review.key))
-        with ui.element("section").classes("stack").props(f'aria-label="Corrections of epoch {review.epoch}"'):
+        with ui.element("section").classes("stack").props(f'aria-label="Corrections of epoch {review.epoch}, {part}"'):
             with ui.element("div").classes("card"):
                 shell.heading(f"Epoch {review.epoch}: {len(review.corrections)} corrections wait for you")
                 ui.label("Each beats the student's answer, by the evaluator's score. What you let pass is trained on next.")
@@ -127,7 +127,7 @@ class _Page:
     async def confirm(self, review: ReviewView, others: Literal["approve", "refuse"]) -> None:
         left = len(review.corrections) - len(self.drafts[review.key].decisions)
         what = "approved" if others == "approve" else "refused"
-        with ui.dialog() as dialog, ui.card().classes("dialog"):
+        with self.place, ui.dialog() as dialog, ui.card().classes("dialog"):
             shell.heading(f"Hand in: {left} corrections not decided on are {what}?")
             ui.label("The run goes on with what you have decided. It cannot be taken back.")
             with ui.element("div").classes("bar end"):
@@ -146,8 +146,9 @@ class _Page:
             return True
 
         self.handed_in = key
-        if await shell.act(work, "Handed in. The run goes on."):
-            self._forget(key)
+        with self.place:  # what the button stands in may be gone by then
+            if await shell.act(work, "Handed in. The run goes on."):
+                self._forget(key)
         self.handed_in = ""
         await self.look_again()
 
