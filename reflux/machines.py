@@ -63,14 +63,16 @@ class Place(Frozen):
 
 
 class Duties(BaseModel):
-    """What a teacher worker is to look at now: machines of runs that are over, and places."""
+    """What a teacher worker is to look at now: machines of runs that are over, `working` ones of others, and places."""
 
     machines: list[Machine] = Field(default_factory=list)
+    working: list[Machine] = Field(default_factory=list)
     places: list[Place] = Field(default_factory=list)
 
 
 class Looked(BaseModel):
-    """What it has found: of `machines`, what became of them; in `places`, everything that still lives."""
+    """What it has found: what became of `machines`; those of `working` that are not there; in `places`, all that lives."""
 
     ended: list[Ended] = Field(default_factory=list, max_length=1000)
+    lost: list[Machine] = Field(default_factory=list, max_length=1000)
     living: list[Machine] = Field(default_factory=list, max_length=1000)

@@ -162,6 +162,22 @@ def result(run: RunView) -> None:
         console.print(comparison_table(run.comparison))
         console.print(comparison_words(run.comparison))
     console.print()
+    if run.recipe == "distill":
+        _teacher(run)
+    console.print(f"took       {duration(_seconds(run))}")
+    where = run.artifacts_url.removeprefix("file://") if run.artifacts_url.startswith("file://") else run.artifacts_url
+    console.print(f"artifacts  {escape(_short(where))}", soft_wrap=True)
+    model = ("outputs",) if run.recipe == "job" else ("adapter",)
+    for name in ("report.md", *model, "training_summary.json", "cleanup_status.json"):
+        if not where.startswith("/") or Path(where, name).exists():
+            console.print(f"           {escape(_short(where))}/{name}", soft_wrap=True)
+    for warning in run.warnings:
+        console.print(f"[yellow]warning[/yellow]    {plain(warning)}", soft_wrap=True)
+    if run.error:
+        err(f"{run.error.code}: {run.error.message}", run.error.hint)
+
+
+def _teacher(run: RunView) -> None:
     usage = run.usage
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
     console.print(f"teacher    {usage.calls} answers, {tokens}, ${usage.cost_usd:.3f}")
@@ -172,16 +188,6 @@ def result(run: RunView) -> None:
     if expected := run.estimate:
         most = f"at most {expected.most_calls}, ${expected.most_cost_usd:.2f}"
         console.print(f"estimated  {expected.calls} answers, ${expected.cost_usd:.3f} ({most})")
-    console.print(f"took       {duration(_seconds(run))}")
-    where = run.artifacts_url.removeprefix("file://") if run.artifacts_url.startswith("file://") else run.artifacts_url
-    console.print(f"artifacts  {escape(_short(where))}", soft_wrap=True)
-    for name in ("report.md", "adapter", "training_summary.json", "cleanup_status.json"):
-        if not where.startswith("/") or Path(where, name).exists():
-            console.print(f"           {escape(_short(where))}/{name}", soft_wrap=True)
-    for warning in run.warnings:
-        console.print(f"[yellow]warning[/yellow]    {plain(warning)}", soft_wrap=True)
-    if run.error:
-        err(f"{run.error.code}: {run.error.message}", run.error.hint)
 
 
 def _seconds(run: RunView) -> float | None:

@@ -82,6 +82,8 @@ def sentence(event: EventView) -> str:
             return f"run accepted: {b['name']}"
         case "preflight_passed":
             return "every check passed" + (f", {len(b['warnings'])} warnings" if b["warnings"] else "")
+        case "dataset_prepared" if not b["train_path"]:
+            return f"{b['files']} files of code and inputs"
         case "dataset_prepared":
             sets = f"{b['practice']} practice, {b['dev']} dev, {b['test']} test prompts"
             return f"{b['files']} files read: {b['train']} training rows, {b['val']} for validation; {sets}"
@@ -104,6 +106,10 @@ def sentence(event: EventView) -> str:
         case "models_compared":
             c = b["comparison"]
             return f"base {c['base']['overall']:.2f}, trained {c['best']['overall']:.2f} on the test prompts"
+        case "task_phase" if b["phase_status"] != "begun":
+            return f"{b['phase']}: {b['phase_status']}, {duration(b['facts'].get('duration_seconds'))}"
+        case "machine_provisioned":
+            return f"the machine {b['resource_id']} works"
         case "results_delivered":
             return "model, report and summary are stored"
         case "cleaned_up":

@@ -79,17 +79,23 @@ def ended(session: Session, outcomes: Iterable[Ended]) -> None:
 
 def duties(session: Session) -> Duties:
     """What is due to be looked at, given to one worker; until it reports, or for a minute, to no other."""
-    over = select(RunRow.id).where(RunRow.id == ResourceRow.run_id, RunRow.ended_at.is_(None)).exists()
+    live = select(RunRow.id).where(RunRow.id == ResourceRow.run_id, RunRow.ended_at.is_(None)).exists()
     due = (
         select(ResourceRow)
-        .where(ResourceRow.status != "gone", ResourceRow.look_at <= func.now(), ~over)
+        .where(ResourceRow.status != "gone", ResourceRow.look_at <= func.now(), ~live)
         .order_by(ResourceRow.look_at)
         .limit(20)
         .with_for_update(skip_locked=True)
     )
+    at_work = (
+        select(ResourceRow)
+        .where(ResourceRow.status == "made", ResourceRow.look_at <= func.now(), live)
+        .limit(20)
+        .with_for_update(skip_locked=True)
+    )
     name = deployment(session)
-    rows = session.scalars(due).all()
-    for row in rows:
+    rows, working = session.scalars(due).all(), session.scalars(at_work).all()
+    for row in (*rows, *working):
         row.look_at = func.now() + FIRST_LOOK
     places = select(PlaceRow).where(PlaceRow.look_at <= func.now()).with_for_update(skip_locked=True)
     found = session.scalars(places).all()
@@ -97,6 +103,7 @@ def duties(session: Session) -> Duties:
         place.look_at = func.now() + PLACES_EVERY
     return Duties(
         machines=[_machine(row, name) for row in rows],
+        working=[_machine(row, name) for row in working],
         places=[Place.model_validate({"kind": p.kind, "region": p.region, "deployment": name}) for p in found],
     )
 

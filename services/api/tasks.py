@@ -12,6 +12,7 @@ from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter, Provision
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
 from reflux.events import ANSWERS, ChunkGenerated, CleanedUp, Event, MachineProvisioned, TaskFailed, TaskStopped
+from reflux.machines import Machine
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, ClaimNext, Phase, Registration, Share
 from reflux.queues import GPU, ROUTES, kinds, service
 from reflux.run import Run
@@ -200,6 +201,20 @@ def orphan(session: Session, task_id: int, attempt: int, why: str, unheard_since
         stop(session, row, task, forced=True)
         return
     _fail(session, row, task, failure("worker_lost", f"{task.worker} was lost in attempt {task.attempt} of {task.key}: {why}"))
+
+
+def machine_lost(session: Session, machine: Machine) -> None:
+    """A run's own machine is gone, and nobody else takes its GPU tasks: they have failed. Without any in hand, it is told again."""
+    row = lock(session, machine.run_id)
+    if row is None or row.ended_at is not None or row.stopping:
+        return
+    why = failure("instance_lost", f"{machine.id or machine.token} is gone, and the run's GPU work with it")
+    unfinished = select(TaskRow).where(TaskRow.run_id == row.id, TaskRow.kind.in_(kinds(GPU)))
+    for task in session.scalars(unfinished.where(TaskRow.status.in_(("ready", "claimed"))).with_for_update()).all():
+        log.warning("machine_lost", run_id=row.id, task=task.key, machine=machine.id)
+        task.status, task.error, task.ended_at = "failed", why.model_dump(mode="json"), func.now()
+        session.flush()
+        advance(session, row, TaskFailed(key=task.key, failure=why))
 
 
 def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:

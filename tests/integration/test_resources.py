@@ -205,6 +205,36 @@ def test_a_machine_that_is_on_no_record_is_found_by_its_tags_and_ended(
     assert database(control_plane, "select status from resources where token = 'reflux-stray-1'") == [("gone",)]
 
 
+def test_a_machine_that_is_lost_at_work_ends_its_run_with_words(
+    client: Client, worker: HandWorker, control_plane: Stack, api: httpx.Client, provider: Cloud, aws: dict[str, str]
+) -> None:
+    job = {"name": "j", "recipe": "job", "job": {"command": ["x"]}, "compute": {"kind": "ec2", "region": REGION}}
+    run = client.create(job)
+    worker.complete(worker.take(run.id))
+    a = worker.take(run.id)
+    assert isinstance(a.command, Provision)
+    assert a.command.machine
+    made = ec2.make(a.command.machine, Compute(instance_type="m5.large", image=IMAGE), "")["InstanceId"]
+    worker.complete(a, MachineProvisioned(key="provision", resource_id=made))
+    prepare = worker.take(run.id)
+    provider.ec2().terminate_instances(InstanceIds=[made])
+    look = "update resources set look_at = now()"
+    database(control_plane, look)
+    assert sweep(api) == 1
+    assert client.run(run.id).status == "preparing", "no GPU task is in hand yet"
+    worker.complete(prepare)
+    provider.refuse("DescribeInstances", "Unavailable")
+    database(control_plane, look)
+    assert sweep(api) == 0
+    assert client.run(run.id).status == "training", "not to be seen is not lost"
+    database(control_plane, look)
+    assert sweep(api) == 1
+    over(worker, worker.take(run.id))
+    ended = client.run(run.id)
+    assert ended.error
+    assert (ended.outcome, ended.error.code, made in ended.error.message) == ("failed", "instance_lost", True)
+
+
 def test_two_workers_do_not_look_at_once(client: Client, worker: HandWorker, control_plane: Stack, api: httpx.Client) -> None:
     a = provisioning(client, worker)
     over(worker, aborted(client, worker, a))

@@ -176,6 +176,15 @@ def test_training_that_comes_to_its_end_in_time_is_exported_at_the_limit() -> No
     assert story.done("train-001") == ["export_model"]
 
 
+def test_results_of_a_job_that_come_in_at_the_limit_are_delivered() -> None:
+    story = Story(recipe="job").until(Stage.TRAINING)
+    story.tell(TimeLimitReached())
+    assert story.done("run_job", outputs_path="out") == ["deliver"]
+    story.until(Stage.FAILED)
+    assert story.run.error is not None
+    assert story.run.error.code == "stage_timeout"
+
+
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.VALIDATING, Stage.PREPARING, Stage.TEACHING, Stage.TRAINING])
 def test_at_the_time_limit_without_an_adapter_the_run_has_failed(stage: Stage) -> None:
     story = Story(**SECTIONS).until(stage)

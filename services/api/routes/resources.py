@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from reflux.machines import Duties, Looked, Machine
 from reflux.views import ResourceView
-from services.api import resources
+from services.api import resources, tasks
 from services.api.auth import Viewer, Worker
 from services.api.session import Database
 
@@ -29,5 +29,7 @@ def duties(_: Worker, session: Database) -> Duties:
 def looked(_: Worker, session: Database, body: Looked) -> list[Machine]:
     """Note what was found. The answer: living machines that belong to no live run, to be ended."""
     strays = resources.looked(session, body)
+    for machine in body.lost:
+        tasks.machine_lost(session, machine)
     session.commit()
     return strays

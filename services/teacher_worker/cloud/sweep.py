@@ -41,18 +41,28 @@ def sweep(api: httpx.Client) -> int:
     """One round; how many machines were looked at."""
     duties = Duties.model_validate(_post(api, "duties", None))
     ended = [_end(machine) for machine in duties.machines]
+    lost = [machine for machine in duties.working if _is_gone(machine)]
     living = []
     for place in duties.places:
         try:
             living += providers.living(place)
         except RefluxError as error:
             log.warning("place_not_looked_at", region=place.region, kind=place.kind, error=str(error))
-    if not ended and not living:
+    if not ended and not living and not lost:
         return 0
-    strays = [Machine.model_validate(m) for m in _post(api, "looked", Looked(ended=ended, living=living))]
+    strays = [Machine.model_validate(m) for m in _post(api, "looked", Looked(ended=ended, living=living, lost=lost))]
     if strays:
         _post(api, "looked", Looked(ended=[_end(machine) for machine in strays]))
-    return len(ended) + len(strays)
+    return len(ended) + len(lost) + len(strays)
+
+
+def _is_gone(machine: Machine) -> bool:
+    """Only if the provider says so: an error tells nothing."""
+    try:
+        return not providers.standing(machine)
+    except RefluxError as error:
+        log.warning("machine_not_looked_at", run_id=machine.run_id, machine=machine.id, error=str(error))
+        return False
 
 
 def _end(machine: Machine) -> Ended:
