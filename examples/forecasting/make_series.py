@@ -32,7 +32,7 @@ def main() -> None:
     file = Path(__file__).parent / "data" / "monthly.csv"
     file.parent.mkdir(exist_ok=True)
     with file.open("w", newline="") as out:
-        csv.writer(out).writerows([["month", *KINDS], *rows])
+        csv.writer(out, lineterminator="\n").writerows([["month", *KINDS], *rows])
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def orphan(session: Session, task_id: int, attempt: int, why: str, unheard_since
 
 
 def machine_lost(session: Session, machine: Machine) -> None:
-    """A run's own machine is gone, and nobody else takes its GPU tasks: they have failed. Without any in hand, it is told again."""
+    """A run's own machine is gone, and nobody else takes its GPU tasks: they have failed. Without any, it is told again."""
     row = lock(session, machine.run_id)
     if row is None or row.ended_at is not None or row.stopping:
         return

@@ -36,7 +36,7 @@ def main() -> None:
         tell(progress=[done, len(series)], unit="series", step=done, metrics={f"mase/{n}": errors[n][-1] for n in names})
 
     with (outputs / "forecasts.csv").open("w", newline="") as out:
-        csv.writer(out).writerows([("series", "model", "step", "mean", "low", "high"), *rows])
+        csv.writer(out, lineterminator="\n").writerows([("series", "model", "step", "mean", "low", "high"), *rows])
     (outputs / "metrics.json").write_text(json.dumps({f"mase of {name}": float(np.mean(errors[name])) for name in names}))
 
 
