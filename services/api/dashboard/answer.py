@@ -142,7 +142,7 @@ def _fate(row: Correction, waits: bool, next_epoch: int) -> tuple[str, str, str]
 
 def difference(row: Correction, *, split: bool) -> Markup:
     old, new, language = sides(row)
-    taken, given = diff.changed(old, new)
+    taken, given = diff.changed(old, new, language)
     head = Markup('<p class="quiet small">{} lines taken, {} given</p>').format(taken, given)
     return head + diff.shown(old, new, language, split=split)
 

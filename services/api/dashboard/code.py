@@ -58,6 +58,7 @@ def hides(text: str) -> list[str]:
 @lru_cache(maxsize=256)
 def lines(code: str, language: str = "c") -> tuple[Line, ...]:
     """The lines of the code, each as coloured segments; without the empty one after a last line end."""
+    code = code.replace("\r\n", "\n").replace("\r", "\n")  # as the evaluator and pygments read it
     if not _is_quick(code):
         tokens: Iterable[Segment] = [("", code)]
     else:

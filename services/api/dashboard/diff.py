@@ -23,25 +23,25 @@ class Block:
 
 
 @lru_cache(maxsize=128)
-def blocks(old: str, new: str) -> tuple[Block, ...]:
-    before, after = old.splitlines(), new.splitlines()
+def blocks(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[Block, ...]:
     if max(len(before), len(after)) > COMPARED:
         return (Block(False, (0, len(before)), (0, len(after))),)
     found = difflib.SequenceMatcher(None, before, after).get_opcodes()
     return tuple(Block(tag == "equal", (a, b), (c, d)) for tag, a, b, c, d in found)
 
 
-def changed(old: str, new: str) -> tuple[int, int]:
+def changed(old: str, new: str, language: str) -> tuple[int, int]:
     """How many lines were taken and how many were given."""
-    told = [block for block in blocks(old, new) if not block.equal]
+    told = [block for block in blocks(_texts(code.lines(old, language)), _texts(code.lines(new, language))) if not block.equal]
     return sum(b.old[1] - b.old[0] for b in told), sum(b.new[1] - b.new[0] for b in told)
 
 
 def shown(old: str, new: str, language: str, *, split: bool) -> Markup:
     before, after = code.lines(old, language), code.lines(new, language)
-    parts = []
-    for block in blocks("\n".join(map(_text, before)), "\n".join(map(_text, after))):
-        parts.append(_equal(block, before, after) if block.equal else _changed(block, before, after))
+    parts = [
+        _equal(block, before, after) if block.equal else _pair(block, before, after, "changed")
+        for block in blocks(_texts(before), _texts(after))
+    ]
     return Markup('<div class="diff {}" role="group" aria-label="Differences">{}</div>').format(
         "split" if split else "unified", Markup("").join(parts)
     )
@@ -59,10 +59,6 @@ def _equal(block: Block, before: tuple[Line, ...], after: tuple[Line, ...]) -> M
     return Markup("{}<details><summary>{} equal lines</summary>{}</details>{}").format(
         _pair(first, before, after), count - head - tail, _pair(inner, before, after), _pair(last, before, after)
     )
-
-
-def _changed(block: Block, before: tuple[Line, ...], after: tuple[Line, ...]) -> Markup:
-    return _pair(block, before, after, "changed")
 
 
 def _pair(block: Block, before: tuple[Line, ...], after: tuple[Line, ...], css: str = "equal") -> Markup:
@@ -95,6 +91,10 @@ def _difference(line: Line, others: list[tuple[int, Line]], place: int) -> tuple
     tail = next((i for i in range(longest_tail) if mine[-1 - i] != theirs[-1 - i]), longest_tail)
     common = len((mine[:head] + mine[len(mine) - tail :]).strip())
     return (head, len(mine) - tail) if 3 * common >= len(mine.strip()) and common else None
+
+
+def _texts(lines: tuple[Line, ...]) -> tuple[str, ...]:
+    return tuple(map(_text, lines))
 
 
 def _text(line: Line) -> str:
