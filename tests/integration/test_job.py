@@ -203,6 +203,45 @@ def test_a_container_without_an_engine_is_refused(tmp_path: Path, monkeypatch: p
     assert error.code == "no_container_engine"
 
 
+ENGINE = """#!{python}
+import os, subprocess, sys
+open("{folder}/calls", "a").write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[1] != "run":
+    sys.exit(0)
+told, words = dict(), iter(sys.argv[2:])
+for word in words:
+    if word in ("--rm", "--init"):
+        continue
+    if not word.startswith("--"):
+        break  # the image
+    told.setdefault(word, []).append(next(words))
+root = os.path.dirname(told["--volume"][0].split(":")[0])
+command = [part.replace("/opt/reflux", root) for part in words]
+env = dict(pair.replace("/opt/reflux", root).split("=", 1) for pair in told["--env"])
+sys.exit(subprocess.run(command, env=env, cwd=told["--workdir"][0].replace("/opt/reflux", root)).returncode)
+"""
+
+
+def test_a_container_gets_the_folders_and_the_variables_and_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the engine, which runs the command where it is."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(ENGINE.format(python=sys.executable, folder=tmp_path))
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("REFLUX_WORKER_KEY", "a-secret-of-the-worker")
+    surroundings._looked_for.cache_clear()
+    script = "echo $REFLUX_OUTPUTS; echo done > $REFLUX_OUTPUTS/x"
+    hand = task(tmp_path, "pass", command=["/bin/sh", "-c", script], container="r/forecast:1", environment={"MODE": "quick"})
+    folder = job.run_job(hand).outputs_path
+    surroundings._looked_for.cache_clear()
+    assert hand.artifacts.get(f"{folder}/x") == b"done\n"
+    info, run, removed = (tmp_path / "calls").read_text().splitlines()
+    assert (info, removed) == ("info", "rm -f reflux-r1-1")
+    for wanted in ("--name reflux-r1-1", "--cap-drop ALL", "no-new-privileges", "--env MODE=quick", "r/forecast:1 /bin/sh -c"):
+        assert wanted in run
+    assert "a-secret-of-the-worker" not in run
+
+
 @pytest.mark.parametrize("uri", ["file://{}/nowhere", "file://{}/empty"])
 def test_inputs_that_are_not_there_end_it(tmp_path: Path, uri: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -14,7 +14,7 @@ from reflux.task import Task
 from services.teacher_worker.cloud import ec2, machines
 from services.teacher_worker.cloud.errors import speaking
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 OVER = ("shutting-down", "terminated", "stopping", "stopped")
 
 # Nothing of it is logged: it holds the machine's key. A shutdown from within ends the instance.
