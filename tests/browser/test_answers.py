@@ -5,13 +5,14 @@ import time
 
 from playwright.sync_api import Page, expect
 
-from reflux.commands import Score
+from reflux.commands import Generate, Score
 from reflux.records import Answer
 from services.api.dashboard import answer
 from services.evaluator.rubric import Rubric
 from tests.browser import large
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
+from tests.unit import stories
 
 HOSTILE = """```c
 #include "<img src=x onerror=alert(1)>"
@@ -163,6 +164,32 @@ def test_answers_come_as_they_are_scored_and_their_text_does_no_harm(site: Site,
     page.goto(f"/compare?runs={run_id}")
     expect(page.get_by_role("link", name="<script>")).to_be_visible()
     assert page.evaluate("window.owned") is None
+
+
+def test_more_answers_are_offered_and_move_nothing_below_a_hand(site: Site, visit: Visitors) -> None:
+    world = site.world
+    run_id = world.create(spec("in two chunks"))
+    generating = world.play(run_id, before("generate"))
+    assert generating is not None
+    assert isinstance(generating.command, Generate)
+    (whole, dev) = world.generated(generating, generating.command)
+    rows = list(world.artifacts.read_rows(whole.path, Answer))
+    halves = []
+    for index, part in enumerate((rows[:6], rows[6:])):
+        path = whole.path.replace("practice", f"half-{index}")
+        world.artifacts.write_rows(path, part)
+        halves.append(whole.model_copy(update={"index": index, "path": path, "count": len(part)}))
+    world.complete(generating, stories.answer(generating.command, chunks=(*halves, dev), tokens=100))
+    first = world.claim(run_id)
+    assert first is not None
+    world.complete(first, world.answer(first))
+    page = visit(f"/runs/{run_id}/answers")
+    expect(entries(page)).to_have_count(6)
+    second = world.play(run_id, before("score"))
+    assert second is not None
+    world.complete(second, world.answer(second))
+    page.get_by_role("button", name="6 more are scored: show them").click()
+    expect(entries(page)).to_have_count(12)
 
 
 def test_a_narrow_screen_shows_the_list_or_the_answer(site: Site, visit: Visitors) -> None:

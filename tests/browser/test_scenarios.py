@@ -7,11 +7,14 @@ run as it is, and no page touches it by being opened, left or lost.
 import re
 import signal
 import time
+from dataclasses import replace
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from reflux.local.stack import Stack
 from reflux.protocol import Assignment, LogLine, Progress
+from reflux.views import RunView
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
 
@@ -248,3 +251,20 @@ def test_21_a_private_window_knows_nobody_and_then_shows_the_same(training: Trai
     training.step(98)
     shows(private, 98)
     shows(page, 98)
+
+
+def test_a_real_run_is_shown_on_every_page(calm_run: RunView, stack: Stack, site: Site, chromium: Browser) -> None:
+    """What real workers and a tiny real student have left, not what the world made."""
+    visit = Visitors(replace(site, url=stack.api_url, keys={"operator": stack.keys["operator"]}, signed_in={}), chromium)
+    context = visit.context()
+    page = visit(f"/runs/{calm_run.id}", context=context)
+    status(page, "succeeded")
+    expect(page.get_by_role("img", name="Loss").locator("svg path").first).to_be_attached()
+    expect(page.get_by_label("Logs")).to_contain_text("train-001")
+    page = visit(f"/runs/{calm_run.id}/answers?epoch=1", context=context)
+    expect(page.get_by_label("Evidence", exact=True)).to_contain_text("Syntax")
+    expect(page.get_by_text("1 of 6")).to_be_visible()
+    page = visit(f"/compare?runs={calm_run.id}@1,{calm_run.id}@2", context=context)
+    expect(page.locator(".one .score")).to_have_count(2)
+    context.close()
+    assert visit.unexpected() == []

@@ -315,6 +315,7 @@ class _Page:
             shell.heading(code.plain(found.prompt_id))
             ui.label(f"{found.domain}, epoch {listing.epoch}" + (f", sample {found.sample + 1}" if found.sample else ""))
             with ui.element("div").classes("bar end"):
+                ui.link("Ask this checkpoint", f"/playground?a={self.run_id}@{listing.epoch}")
                 ui.label(f"{place + 1} of {len(listing.found):,}").classes("quiet")
                 back = ui.button(icon="chevron_left", on_click=lambda: self.step(-1)).props(
                     'flat round dense title="Previous (k)"'
@@ -370,6 +371,8 @@ def _passes(row: Scored, only: str, threshold: float) -> bool:
 
 
 def _waits_for(listing: Listing) -> str:
+    if listing.run.spec.recipe != "distill":
+        return "There are none: this recipe trains the student, and asks it nothing."
     if listing.total:
         return "None of this epoch's answers is so."
     if listing.run.stage.terminal:

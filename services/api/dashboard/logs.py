@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from nicegui import ui
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from services.api import history
 from services.api.dashboard import code, shell, words
 
 OPENED, KEPT, MORE = 200, 500, 300  # lines: when the page opens, in the page at most, of one look
+WRITTEN_WITHIN = timedelta(seconds=5)
 LEVELS = {"": "All levels", "info": "Info", "warning": "Warnings", "error": "Errors"}
 SERVICES = {"": "All services", **words.WORKERS}
 Filter = tuple[str, str]  # of service and level; "" is all
@@ -39,6 +41,7 @@ class Logs:
     def __init__(self, run: RunView, wanted: Filter, lines: Lines, chosen: Callable[[Filter], Awaitable[None]]) -> None:
         self.run_id = run.id
         self.wanted, self.counts, self.last = wanted, lines.counts, lines.last
+        self.seen: set[int] = set()
         with ui.element("section").classes("card logs").props('id=logs aria-label="Logs"'):
             with ui.element("div").classes("bar"):
                 shell.heading("Logs")
@@ -60,21 +63,29 @@ class Logs:
         self.level.on_value_change(choose)
 
     async def show(self) -> None:
-        """The lines that came since the last look."""
+        """The lines that came since the last look. One that was being written when a later one was read is not missed."""
+        while await self._show_more():
+            pass
+
+    async def _show_more(self) -> bool:
+        """Whether there may be still more."""
         last = self.last
-        new = await shell.read(
-            lambda session: history.logs(session, self.run_id, after=last, limit=MORE, service=None, level=None)
-        )
-        if not new:
-            return
-        self.last = new[-1].id
-        self.counts.update((line.service, line.level) for line in new)
-        self._push([line for line in new if _passes(line, self.wanted)])
+        found = await shell.read(lambda s: history.logs(s, self.run_id, after=last, limit=MORE, service=None, level=None))
+        new = [line for line in found if line.id not in self.seen]
+        self.seen |= {line.id for line in new}
+        if found:
+            old = [line.id for line in found if found[-1].at - line.at > WRITTEN_WITHIN]
+            self.last = found[-1].id if len(found) == MORE else max(old, default=last)
+            self.seen = {seen for seen in self.seen if seen > self.last}
+        if new:
+            self.counts.update((line.service, line.level) for line in new)
+            self._push([line for line in new if _passes(line, self.wanted)])
+        return len(found) == MORE
 
     async def choose(self, wanted: Filter) -> None:
         self.wanted = wanted
         lines = await shell.read(lambda session: read(session, self.run_id, wanted))
-        self.counts, self.last = lines.counts, lines.last
+        self.counts, self.last, self.seen = lines.counts, lines.last, set()
         self.service.set_value(wanted[0])
         self.level.set_value(wanted[1])
         self.log.clear()

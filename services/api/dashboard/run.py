@@ -17,6 +17,7 @@ from services.api.dashboard.logs import Logs
 from services.api.dashboard.plots import Curves, Plots
 from services.api.dashboard.sides import flattened
 from services.api.dashboard.timeline import Timeline, Times
+from services.api.problems import ProblemError
 
 
 @dataclass
@@ -92,7 +93,11 @@ class _Page:
         """What has changed since the last look, where it has."""
         if not self.drawn:
             return
-        run, latest = await shell.read(lambda session: (look(session, self.run_id), kpis.read(session, self.run_id)))
+        try:
+            run, latest = await shell.read(lambda session: (look(session, self.run_id), kpis.read(session, self.run_id)))
+        except ProblemError:  # the run was deleted: the page of an unknown run says so
+            ui.navigate.reload()
+            return
         self.control.show(run)
         self.kpis.show(run, latest)
         self.compared.show(run)
