@@ -67,9 +67,8 @@ def _outputs(artifacts: Artifacts, folder: str, sizes: dict[str, int]) -> Iterat
         return path.removeprefix(f"{folder}/")
 
     top = {path: PurePosixPath(path) for path in sizes if PurePosixPath(path).parts[-2] == "outputs"}
+    yield from (_metrics(artifacts.get(path)) for path, name in top.items() if name.name == "metrics.json")
     for path, name in top.items():
-        if name.name == "metrics.json":
-            yield _metrics(artifacts.get(path))
         if name.suffix.lower() in PICTURES:
             yield f"![{_cell(name.stem)}]({shown(path).replace(' ', '%20')})"
     lines = [f"{len(sizes)} files, {sum(sizes.values())} bytes:", ""]

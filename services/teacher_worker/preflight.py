@@ -122,6 +122,8 @@ def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
             yield _failed(f"input {uri}", error)
         else:
             yield Check(f"input {uri}", "ok", f"{len(found)} files, {sum(found.values()) / 1e6:.1f} MB")
+        if spec.compute.kind != "local" and uri.startswith("file://"):
+            yield Check(f"road to {uri}", "warning", "a machine elsewhere has no such folder", "Put it into a bucket.")
     if spec.job.outputs_uri:
         yield _target("outputs of the job", spec.job.outputs_uri)
     registered, unknown = _registered(workers)
