@@ -27,7 +27,6 @@ class Panel:
     notices: tuple[str, ...] = ()
     checkpoint: str = ""
     actions: tuple[str, ...] = ()
-    moving: bool = True
 
 
 ACTING = ("pause", "resume", "abort", "fork", "again")
@@ -45,7 +44,6 @@ def panel(run: RunView, *, operates: bool) -> Panel:
         notices=_notices(run),
         checkpoint=_checkpoint(run),
         actions=tuple(actions),
-        moving=not run.terminal and run.status != "paused",
     )
 
 
@@ -136,7 +134,6 @@ class ControlPanel:
         self.operates, self.refresh = operates, refresh
         self.run = run
         self.drawn: Panel | None = None
-        self.busy = False
         with ui.element("section").classes("card control") as self.card:
             self.card.props('aria-label="Control panel"')
             self.body = ui.element("div").classes("stack")
@@ -217,16 +214,16 @@ class ControlPanel:
             await action()
 
     async def _pause(self) -> None:
-        await self._ask(PauseRequested, "Pausing: its work is being saved.", {"paused": "Somebody has paused it already."})
+        await self._ask(PauseRequested, "Pausing: its work is being saved.")
 
     async def _resume(self) -> None:
-        await self._ask(ResumeRequested, "It goes on.", {})
+        await self._ask(ResumeRequested, "It goes on.")
 
-    async def _ask(self, request: type[PauseRequested | ResumeRequested], said: str, stale: dict[str, str]) -> None:
+    async def _ask(self, request: type[PauseRequested | ResumeRequested], said: str) -> None:
         news = await shell.act(lambda session, by: runs.ask(session, self.run.id, request(by=by)))
         if news is not None:
             _, new = news
-            told = said if new else stale.get(self.run.status, "Somebody was faster: the run is as you wanted it already.")
+            told = said if new else "Somebody was faster: the run is as you wanted it already."
             ui.notify(told, type="positive" if new else "info")
         await self.refresh()
 

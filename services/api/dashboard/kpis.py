@@ -9,7 +9,7 @@ from reflux.views import MetricPointView, RunView
 from services.api import history
 from services.api.dashboard import shell, words
 
-NAMES = ("loss", "val_loss", "tokens_per_second", "generated_tokens_per_second", "memory_gb", "peak_memory_gb", "learning_rate")
+NAMES = ("loss", "val_loss", "tokens_per_second", "generated_tokens_per_second", "memory_gb", "peak_memory_gb")
 
 
 @dataclass(frozen=True)
