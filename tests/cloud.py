@@ -42,7 +42,8 @@ class Cloud:
     moto: str
     calls: Counter[str] = field(default_factory=Counter)
     refusals: dict[str, Refusal] = field(default_factory=dict)
-    made: dict[str, bytes] = field(default_factory=dict)
+    made: dict[str, bytes] = field(default_factory=dict)  # the answer by its client token,
+    asked: dict[str, str | None] = field(default_factory=dict)  # and the user data that it was asked for with
     boots: Callable[[str], "subprocess.Popen[bytes]"] | None = None
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,11 +77,14 @@ class Cloud:
         self, action: str, token: str | None, asked: dict[str, str], body: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes]:
         if token and token in self.made:
+            if self.asked[token] != asked.get("UserData"):
+                code = "IdempotentParameterMismatch"
+                return 400, ERROR.format(code=code, message="The client token was used with other parameters").encode()
             return 200, self.made[token]
         response = self.http.post(self.moto, content=body, headers=headers)
         if response.status_code == 200 and action == "RunInstances":
             if token:
-                self.made[token] = response.content
+                self.made[token], self.asked[token] = response.content, asked.get("UserData")
             if self.boots:
                 [instance] = re.findall(r"<instanceId>(i-\w+)</instanceId>", response.text)
                 self.processes[instance] = self.boots(base64.b64decode(asked["UserData"]).decode())

@@ -114,6 +114,19 @@ def test_two_calls_at_once_make_one_by_the_client_token(provider: Cloud, machine
     assert list(provider.states()).count(*ids) == 1
 
 
+def test_another_attempt_that_can_not_see_the_first_one_s_machine_yet_waits(
+    provider: Cloud, machine: Machine, compute: Compute
+) -> None:
+    """Its user data hold another key, so that the provider does not take the token."""
+    made = ec2.make(machine, compute, "key 1")["InstanceId"]
+    provider.ec2().delete_tags(Resources=[made], Tags=[{"Key": "reflux:token"}])
+    with pytest.raises(RefluxError) as refused:
+        ec2.make(machine, compute, "key 2")
+    assert refused.value.code == "provider_not_ready"
+    provider.ec2().create_tags(Resources=[made], Tags=[{"Key": "reflux:token", "Value": machine.token}])
+    assert ec2.make(machine, compute, "key 2")["InstanceId"] == made
+
+
 REFUSED = [
     ("RequestLimitExceeded", "", "provider_throttled"),
     ("InsufficientInstanceCapacity", "", "no_capacity"),

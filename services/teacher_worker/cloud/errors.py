@@ -11,7 +11,9 @@ from reflux.errors import POLICIES, ErrorClass, RefluxError, Retriable, Terminal
 CODES = {
     "provider_throttled": "RequestLimitExceeded Throttling ThrottlingException TooManyRequestsException EC2ThrottledException",
     "no_capacity": "InsufficientInstanceCapacity InsufficientHostCapacity SpotMaxPriceTooLow CapacityError",
-    "provider_not_ready": "InternalError InternalFailure InternalServerError Unavailable ServiceUnavailable InvalidInstanceID",
+    # IdempotentParameterMismatch: another attempt, with a key of its own; the machine is there, its tags are not seen yet.
+    "provider_not_ready": "InternalError InternalFailure InternalServerError Unavailable ServiceUnavailable InvalidInstanceID "
+    "IdempotentParameterMismatch",
     "quota_exceeded": "VcpuLimitExceeded InstanceLimitExceeded MaxSpotInstanceCountExceeded ResourceLimitExceeded",
     "access_denied": "UnauthorizedOperation AccessDenied AccessDeniedException AuthFailure OptInRequired",
     "no_credentials": "ExpiredToken ExpiredTokenException RequestExpired UnrecognizedClientException InvalidClientTokenId",
