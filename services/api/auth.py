@@ -51,6 +51,8 @@ def bootstrap(session: Session, settings: Settings) -> None:
         new_key(session, "operator", "bootstrap", settings.operator_key.get_secret_value())
     if settings.worker_key:
         new_key(session, "worker", "bootstrap", settings.worker_key.get_secret_value())
+    if settings.viewer_key:
+        new_key(session, "viewer", "bootstrap", settings.viewer_key.get_secret_value())
 
 
 def all_keys(session: Session) -> list[KeyView]:

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamil
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine, text
 
+from reflux.errors import POLICIES
 from reflux.queues import ROUTES, service
 
 KEPT_SECONDS = 10.0  # several readers, or an eager one, cost Postgres no more than one
@@ -22,8 +23,14 @@ TASKS = """
     from tasks group by 1, 2, 3
 """
 WAITING = """
-    select kind, count(*), max(extract(epoch from now() - due_at))
+    select kind, count(*), max(extract(epoch from now() - due_at)), count(orphaned_at),
+           coalesce(max(extract(epoch from now() - greatest(due_at, ring_at))) filter (where ring_at <= now()), 0)
     from tasks where status = 'ready' and due_at <= now() group by 1
+"""
+ERRORS = "select error ->> 'code', sum(greatest(failures, 1)) from tasks where error is not null group by 1"
+BUDGETS = """
+    select id, name, (usage ->> 'cost_usd')::float / (state #>> '{spec,limits,max_teacher_cost_usd}')::float
+    from runs where ended_at is null and (state #>> '{spec,limits,max_teacher_cost_usd}')::float > 0
 """
 TEACHER = """
     select coalesce(sum((usage ->> 'calls')::bigint), 0), coalesce(sum((usage ->> 'input_tokens')::bigint), 0),
@@ -37,6 +44,7 @@ SCORES = """
 """
 WORKERS = """
     select w.name, w.service, extract(epoch from now() - w.seen_at), (w.capabilities ->> 'gpu_memory_gb')::float,
+           (w.capabilities ->> 'disk_free_gb')::float,
            (select m.value from tasks t join metrics m on m.run_id = t.run_id and m.name = 'memory_gb'
             where t.worker = w.name and t.status = 'claimed' and w.service = 'gpu_trainer' order by m.id desc limit 1)
     from workers w where w.seen_at > now() - interval '1 day'
@@ -62,7 +70,9 @@ class Measures(Collector):
         yield self._gauge("reflux_runs", "Runs kept, by status", ["status"], RUNS)
         yield from self._tasks()
         yield from self._queues()
+        yield self._errors()
         yield from self._teacher()
+        yield self._gauge("reflux_run_budget_used", "Share of a run's teacher budget", ["run_id", "name"], BUDGETS)
         yield from self._scores()
         yield from self._workers()
 
@@ -81,17 +91,30 @@ class Measures(Collector):
     def _queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("reflux_queue_depth", "Tasks that wait for a worker", labels=["queue"])
         age = GaugeMetricFamily("reflux_queue_age_seconds", "How long the oldest of them has waited", labels=["queue"])
+        orphans = GaugeMetricFamily("reflux_orphaned_tasks", "Those of them whose worker went silent", labels=["queue"])
         depths = dict.fromkeys((*sorted(set(map(service, ROUTES))), "person"), 0)
         ages = dict.fromkeys(depths, 0.0)
-        for kind, count, oldest in self._rows(WAITING):
+        lost, unrung = dict.fromkeys(depths, 0), 0.0
+        for kind, count, oldest, orphaned, silent in self._rows(WAITING):
             queue = service(kind) if kind in ROUTES else "person"
             depths[queue] += count
+            lost[queue] += orphaned
+            unrung = max(unrung, float(silent)) if kind in ROUTES else unrung
             ages[queue] = max(ages[queue], float(oldest))
         for queue in depths:
             depth.add_metric([queue], depths[queue])
             age.add_metric([queue], ages[queue])
-        yield depth
-        yield age
+            orphans.add_metric([queue], lost[queue])
+        yield from (depth, age, orphans)
+        yield GaugeMetricFamily("reflux_unrung_seconds", "How long a ring has been overdue; control rings at once", unrung)
+
+    def _errors(self) -> Metric:
+        """Each code has a number from the beginning, so that the first error is seen as a rise."""
+        found = dict(self._rows(ERRORS))
+        family = GaugeMetricFamily("reflux_task_errors", "Failed attempts of the tasks kept", labels=["class", "code"])
+        for code, policy in POLICIES.items():
+            family.add_metric([policy.error_class.value, code], float(found.get(code, 0)))
+        return family
 
     def _teacher(self) -> Iterator[Metric]:
         ((calls, tokens_in, tokens_out, cost),) = self._rows(TEACHER)
@@ -120,13 +143,16 @@ class Measures(Collector):
         silent = GaugeMetricFamily("reflux_worker_silent_seconds", "Since a worker was last heard of", labels=labels)
         there = GaugeMetricFamily("reflux_gpu_memory_gb", "GPU memory of a worker, 10^9 bytes", labels=labels)
         used = GaugeMetricFamily("reflux_memory_used_gb", "What the run on it said last that it uses", labels=labels)
-        for name, of, seconds, memory, in_use in self._rows(WORKERS):
+        disk = GaugeMetricFamily("reflux_disk_free_gb", "Disk that a worker had free when it started, 10^9 bytes", labels=labels)
+        for name, of, seconds, memory, free, in_use in self._rows(WORKERS):
             silent.add_metric([name, of], float(seconds))
             if memory is not None:
                 there.add_metric([name, of], memory)
+            if free is not None:
+                disk.add_metric([name, of], free)
             if in_use is not None:
                 used.add_metric([name, of], in_use)
-        yield from (silent, there, used)
+        yield from (silent, there, used, disk)
 
     def _gauge(self, name: str, told: str, labels: list[str], query: str) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, told, labels=labels)

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     api_url: str = Field("http://127.0.0.1:8400", description="Where control asks whether workers can be heard")
     operator_key: SecretStr | None = Field(None, description="Made valid at start, if there is no such key yet")
     worker_key: SecretStr | None = None
+    viewer_key: SecretStr | None = Field(None, description="Such as Prometheus has")
     webhook_url: str | None = Field(None, description="Status changes of runs are posted there by control")
     webhook_secret: SecretStr | None = Field(None, description="What those posts are signed with")
     prices: Path | None = Field(None, description="A price table of your own, as YAML; see reflux/prices.py")

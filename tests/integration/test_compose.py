@@ -23,6 +23,8 @@ from tests.environment import ROOT, variables_read
 from tests.integration.by_hand import eventually
 
 COMPOSE = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(ROOT / "docker-compose.yml"), "--profile", "*"]
+PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+WATCHERS = ("prometheus", "grafana")
 OURS = ("reflux-cpu", "reflux-gpu")
 # The service of docker-compose.yml for each process of the embedded stack.
 SAME = {
@@ -95,6 +97,7 @@ def test_each_secret_is_a_file_that_somebody_reads(compose: dict[str, Any], serv
     for name, service in services.items():
         mounted = {secret["source"] for secret in service.get("secrets") or ()}
         said = json.dumps([service.get("command"), service.get("environment"), service["healthcheck"]])
+        said += PROMETHEUS.read_text() if name == "prometheus" else ""
         for secret in mounted:
             read = name in ("api", "control") and secret in settings
             assert read or f"/run/secrets/{secret}" in said, f"{name} does not use {secret}"
@@ -146,10 +149,10 @@ def test_untrusted_code_has_no_way_out(compose: dict[str, Any], services: dict[s
     assert [network for network in services["evaluator"]["networks"] if not compose["networks"][network].get("internal")] == []
 
 
-def test_only_the_api_is_published_and_only_here(services: dict[str, dict[str, Any]]) -> None:
+def test_only_what_people_look_at_is_published_and_only_here(services: dict[str, dict[str, Any]]) -> None:
     published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
-    assert list(published) == ["api"]
-    assert [port["host_ip"] for port in published["api"]] == ["127.0.0.1"]
+    assert set(published) == {"api", "grafana"}
+    assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
 def test_every_container_is_shut_in(services: dict[str, dict[str, Any]]) -> None:
@@ -198,7 +201,9 @@ def test_a_gpu_is_asked_for_where_there_is_one(services: dict[str, dict[str, Any
     assert (gpu.pop("profiles"), cpu.pop("profiles")) == (["gpu"], ["cpu"])
     assert gpu == cpu
     assert all(
-        "profiles" not in service for name, service in services.items() if name not in {*SAME["gpu_trainer-1"], *SAME["teacher"]}
+        "profiles" not in service
+        for name, service in services.items()
+        if name not in {*SAME["gpu_trainer-1"], *SAME["teacher"], *WATCHERS}
     )
 
 
