@@ -105,7 +105,7 @@ class Running:
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str], after: list[str], lines: Lines) -> None:
         """OSError if the leash itself can't be started; a command that can't is an `error` of its end."""
         status, told = os.pipe()
-        order = json.dumps({"command": command, "after": after})
+        order = json.dumps({"command": command, "after": after, "scratch": str(folder.parent)})
         try:
             self.leash = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(LEASH), str(told), order],

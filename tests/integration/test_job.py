@@ -401,11 +401,15 @@ def test_a_command_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:
         from tests.integration.test_job import task
         job.run_job(task(Path("{tmp_path}")))
     """
-    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ | {"REFLUX_JOBS": "1"})
+    (tmp_path / "scratch").mkdir()
+    env = os.environ | {"REFLUX_JOBS": "1", "TMPDIR": str(tmp_path / "scratch")}
+    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=env)
     processes = pids(tmp_path, 2)
+    assert list((tmp_path / "scratch").iterdir())
     worker.kill()
     worker.wait()
     eventually(lambda: not any(map(alive, processes)), 20, "the command outlived its worker")
+    eventually(lambda: not list((tmp_path / "scratch").iterdir()), 20, "its folder outlived it")
 
 
 def test_silence_without_work_is_a_stall_and_work_is_none(tmp_path: Path) -> None:
