@@ -247,7 +247,10 @@ def main(
 def _connect(app: Celery, worker: Worker, service: str) -> None:
     for kind in kinds(service):
 
-        def hear(task_id: int, **_: str) -> None:
+        def hear(task_id: object = None, **_: object) -> None:
+            if not isinstance(task_id, int):  # it becomes a part of a path, and whoever can write to the broker sets it
+                log.warning("strange_ring", task_id=str(task_id)[:100])
+                return
             worker.hear(task_id)
 
         app.task(hear, name=ROUTES[kind], ignore_result=True)
