@@ -18,6 +18,7 @@ import httpx
 import structlog
 from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
+from celery.worker.consumer import Consumer
 from pydantic import BaseModel
 
 from reflux import logs, polling
@@ -257,6 +258,22 @@ def _connect(app: Celery, worker: Worker, service: str) -> None:
 
     worker_shutting_down.connect(lambda **_: worker.shut_down(), weak=False)
     app.steps["worker"].add(_Awake)
+    app.conf.worker_consumer = _Careful
+
+
+class _Careful(Consumer):  # type: ignore[misc]
+    """Celery dies of a body that is JSON and no call, gives the message back, and dies of it again. It is thrown away instead."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        take = super().create_task_handler(*args, **kwargs)
+
+        def carefully(message: Any) -> None:
+            try:
+                take(message)
+            except (TypeError, ValueError) as error:
+                self.on_decode_error(message, error)
+
+        return carefully
 
 
 class _Awake(bootsteps.StartStopStep):  # type: ignore[misc]

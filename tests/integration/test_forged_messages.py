@@ -114,6 +114,11 @@ def forged(held: Assignment, trap: Path) -> dict[str, str]:
         "nothing": ring(),
         "a huge one": ring(**true | {"run_id": "x" * 5_000_000}),
         "pickle": message("evaluator.score", pickle.dumps(([], {"task_id": Bomb(trap)}, {})), "application/x-python-serialize"),
+        "pickle under JSON's name": message("evaluator.score", pickle.dumps(Bomb(trap))),
+        "a body that is no JSON": message("evaluator.score", b"[1"),
+        "not a call": message("evaluator.score", b'{"task_id": 1}'),
+        "a list of four": message("evaluator.score", b"[1, 2, 3, 4]"),
+        "a number": message("evaluator.score", b"7"),
         "Celery's own tasks": ring("celery.backend_cleanup"),
     }
 
