@@ -2,15 +2,19 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import redis
 
-from reflux.local.stack import Stack
+from reflux.local.stack import Process, Stack
 from tests.faults.post import Mood, Post
 from tests.faults.wire import Spoil, Wire
 
@@ -32,6 +36,9 @@ STAGES = {
 }
 EVERY = tuple(STAGES)
 OUTAGE_SECONDS = 20.0
+WORKERS = ("teacher_worker-1", "evaluator-1", "gpu_trainer-1")
+SECOND = "gpu_trainer-2"
+ON_THE_GPU = ("training", "answering", "training 2", "evaluating", "exporting")
 
 
 @dataclass
@@ -47,28 +54,76 @@ class Ground:
             wire.spoil()
         if self.post:
             self.post.mood = "honest"
+        control_teacher(self)
+        if SECOND in self.stack.processes:
+            self.stack.stop(SECOND)
+            del self.stack.processes[SECOND]
+        for name in WORKERS:
+            if self.stack.processes[name].env.pop("LD_PRELOAD", None):
+                self.stack.stop(name)
+                self.stack.start(name)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`inject` when the stage begins; with `from_start` before the run is made. `roads`: it needs the wires."""
+    """`inject` when the stage begins; with `from_start` before the run is made. `roads`: it needs the wires.
+
+    `spec` changes the run's. Not `whole`: the run ends, and may lack samples that its twin has.
+    """
 
     name: str
     inject: Callable[[Ground], None]
     stages: tuple[str, ...] = EVERY
     from_start: bool = False
     roads: bool = False
+    spec: dict[str, dict[str, Any]] = field(default_factory=dict)
+    whole: bool = True
 
 
 def kill(name: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Ground], None]:
     return lambda ground: ground.stack.kill(name, number)
 
 
-def kill_trainers_child(ground: Ground) -> None:
-    """Where there is none, as it has not trained yet, there is nothing to kill."""
-    for child in psutil.Process(ground.stack.pid("gpu_trainer-1")).children(recursive=True):
-        if "services.gpu_trainer.child" in " ".join(child.cmdline()):
-            os.kill(child.pid, signal.SIGKILL)
+def to_trainers_child(number: signal.Signals) -> Callable[[Ground], None]:
+    """Where there is none, as it has not trained yet, there is nothing to do."""
+
+    def inject(ground: Ground) -> None:
+        for child in psutil.Process(ground.stack.pid("gpu_trainer-1")).children(recursive=True):
+            if "services.gpu_trainer.child" in " ".join(child.cmdline()):
+                os.kill(child.pid, number)
+
+    return inject
+
+
+def second_trainer(named: str | None = None) -> Callable[[Ground], None]:
+    """Another process of the trainer, under a name of its own or under the first one's."""
+
+    def inject(ground: Ground) -> None:
+        first = ground.stack.processes["gpu_trainer-1"]
+        name = named or first.env["REFLUX_WORKER_NAME"]
+        ground.stack.processes[SECOND] = Process(SECOND, first.command, first.env | {"REFLUX_WORKER_NAME": name})
+        ground.stack.start(SECOND)
+
+    return inject
+
+
+def clocks_ahead(ground: Ground) -> None:
+    """The workers' wall clocks are ten minutes ahead of everybody else's."""
+    library = ground.stack.folder / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    for name in WORKERS:
+        ground.stack.stop(name)
+        ground.stack.processes[name].env["LD_PRELOAD"] = str(library)
+        ground.stack.start(name)
+
+
+def control_teacher(ground: Ground, **behaviour: Any) -> None:
+    httpx.post(f"http://127.0.0.1:{ground.stack.ports['teacher']}/_control", json=behaviour).raise_for_status()
+
+
+def teacher(**behaviour: Any) -> Callable[[Ground], None]:
+    return lambda ground: control_teacher(ground, **behaviour)
 
 
 def stopped(name: str, seconds: float = OUTAGE_SECONDS) -> Callable[[Ground], None]:
@@ -132,12 +187,11 @@ def postman(mood: Mood) -> Callable[[Ground], None]:
     return inject
 
 
-WORKERS = ("teacher_worker-1", "evaluator-1", "gpu_trainer-1")
 CALLS = ("claim", "beat", "complete")
 KILLS = [Fault(f"{name} killed", kill(name)) for name in ("api", "control", *WORKERS)]
 TERMS = [Fault(f"{name} told to stop", kill(name, signal.SIGTERM)) for name in ("api", "control", *WORKERS)]
 SERVERS = [
-    Fault("trainer's child killed", kill_trainers_child, ("training", "answering", "training 2", "evaluating", "exporting")),
+    Fault("trainer's child killed", to_trainers_child(signal.SIGKILL), ON_THE_GPU),
     Fault("valkey flushed", flush),
     Fault("valkey away 20 s", stopped("valkey")),
     Fault("valkey killed, empty", killed_empty),
@@ -169,9 +223,19 @@ STORE = [
 ]
 TEACHER = [
     Fault("teacher 30 % throttled", spoilt("teacher", Spoil("unavailable", "POST", "/model/", 0.3)), ("all",), True, True),
+    Fault("teacher's answers malformed", teacher(malformed=0.3), ("all",), from_start=True),
+    Fault("teacher silent for 60 s", teacher(latency=60.0), ("teaching", "correcting")),
+    Fault("teacher denies access", teacher(deny=True), ("teaching", "correcting"), whole=False),
     Fault("teacher's answers cut", spoilt("teacher", Spoil("cut_after", "POST", "/model/", 0.3)), ("all",), True, True),
 ]
-FAULTS = [*KILLS, *TERMS, *SERVERS, *RINGS, *PROTOCOL, *STORE, *TEACHER]
+WORKERS_AMISS = [
+    Fault("two gpu_trainers", second_trainer("another"), ("training", "answering")),
+    Fault("two gpu_trainers of one name", second_trainer(), ("training", "answering")),
+    Fault("trainer's child hangs", to_trainers_child(signal.SIGSTOP), ON_THE_GPU, spec={"limits": {"stall_seconds": 15}}),
+    Fault("beats never heard", spoilt("api", Spoil("cut_before", "POST", "/beat$")), ("all",), True, True),
+    Fault("workers' clocks 10 min ahead", clocks_ahead, ("all",), from_start=True),
+]
+FAULTS = [*KILLS, *TERMS, *SERVERS, *RINGS, *PROTOCOL, *STORE, *TEACHER, *WORKERS_AMISS]
 
 # What every test run shows; `make faults` shows the rest too.
 SMOKE = {

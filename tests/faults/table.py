@@ -10,6 +10,7 @@ class Cell:
 
     fault: str
     stage: str
+    whole: bool = True
     outcome: str = "never ended"
     seconds: float = 0.0
     lost: int = 0
@@ -21,6 +22,8 @@ class Cell:
 
     @property
     def survived(self) -> bool:
+        if not self.whole:
+            return self.outcome != "never ended" and not self.doubled + self.trained_twice
         trouble = self.lost + self.doubled + self.changed + self.trained_twice + max(0, self.paid_twice - self.at_risk)
         return self.outcome == "succeeded" and not trouble
 
