@@ -188,6 +188,7 @@ def prefect(environment: Path | None, runs: int) -> float:
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "ERROR",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         }
         env.pop("PYTHONPATH", None)
         command = [str(environment / "bin/python"), str(folder / "flow.py"), str(runs)]

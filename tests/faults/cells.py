@@ -231,7 +231,7 @@ TEACHER = [
 WORKERS_AMISS = [
     Fault("two gpu_trainers", second_trainer("another"), ("training", "answering")),
     Fault("two gpu_trainers of one name", second_trainer(), ("training", "answering")),
-    Fault("trainer's child hangs", to_trainers_child(signal.SIGSTOP), ON_THE_GPU, spec={"limits": {"stall_seconds": 15}}),
+    Fault("trainer's child hangs", to_trainers_child(signal.SIGSTOP), ON_THE_GPU, spec={"limits": {"stall_seconds": 60}}),
     Fault("beats never heard", spoilt("api", Spoil("cut_before", "POST", "/beat$")), ("all",), True, True),
     Fault("workers' clocks 10 min ahead", clocks_ahead, ("all",), from_start=True),
 ]
