@@ -183,7 +183,9 @@ class World:
             case Train():
                 return self.trained(given, command)
             case Generate():
-                return stories.answer(command, chunks=tuple(self.generated(given, command)), tokens=4810)
+                return stories.answer(
+                    command, chunks=tuple(self.generated(given, command)), tokens=4810, seconds=TOOK["generate"]
+                )
             case Correct():
                 return self.corrected(task, command)
             case CleanUp():
@@ -216,7 +218,8 @@ class World:
         self.beat(given, progress=done, metrics=points, logs=lines)
         path = f"runs/{given.run_id}/tasks/{command.key}/attempt-1/adapter"
         self.artifacts.put(f"{path}/adapter_config.json", b"{}")
-        return stories.answer(command, adapter_path=path, train_loss=points[-1].values.get("loss", 0.5), steps=steps, rows=170)
+        loss = points[-1].values.get("loss", 0.5)
+        return stories.answer(command, adapter_path=path, train_loss=loss, steps=steps, rows=170, seconds=TOOK["train"])
 
     def generated(self, given: Assignment, command: Generate) -> Iterator[Chunk]:
         starts = {"practice": 0, "dev": SETS["practice"], "test": SETS["practice"] + SETS["dev"]}
