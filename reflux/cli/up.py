@@ -37,7 +37,9 @@ def up(
     workers = {"teacher_worker": teacher_workers, "evaluator": evaluators, "gpu_trainer": 1}
     answers = tuple(teacher_answers or [EXAMPLES / "teacher.jsonl"])
     with Stack(folder, answers, workers, tell=_tell) as stack:
-        output.console.print(f"Reflux is up at {stack.api_url}  (calls: docs/api.md)")
+        output.console.print(
+            f"Reflux is up. Dashboard: {stack.api_url}  (sign in with the operator key; calls: docs/api.md)", soft_wrap=True
+        )
         output.console.print(f"operator key: {stack.keys['operator']}", soft_wrap=True)
         output.console.print(f"In another terminal: reflux run start {EXAMPLES / 'demo.yaml'} --watch", soft_wrap=True)
         stopped.wait()

@@ -3,23 +3,17 @@
 import html
 import secrets
 from collections.abc import Callable
-from statistics import mean
 from typing import Any
 
 import yaml
 from nicegui import ui
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from reflux.spec import FieldProblem, RunSpec, check
-from reflux.views import DryRun
-from services.api import runs
+from reflux.views import DryRun, GpuHours
+from services.api import gpu_hours, runs
 from services.api.dashboard import shell, words
 from services.api.dashboard.spec_form import Form, put_value
 from services.api.problems import ProblemError
-from services.api.tables import RunRow
-
-LOOKED_AT = 200  # of the newest runs, for how long an epoch takes
 
 
 class Plan:
@@ -65,7 +59,7 @@ class Plan:
         except ProblemError as error:
             self._wrong(error.problem.detail, error.problem.errors)
             return
-        hours = await shell.read(lambda session: _seconds(session, spec))
+        hours = await shell.read(lambda session: gpu_hours.expected(session, spec))
         self._mark([], untouched=True)
         self.planned, self.once = spec, secrets.token_urlsafe(16)
         self.start_button.enable()
@@ -132,7 +126,7 @@ class Plan:
             shell.text(told, "p", "quiet")
 
 
-def _estimated(spec: RunSpec, dry: DryRun, seconds: tuple[float, int] | None) -> None:
+def _estimated(spec: RunSpec, dry: DryRun, hours: GpuHours | None) -> None:
     rows: list[tuple[str, str, str]] = []
     if spec.recipe == "distill":
         wanted = f"{spec.prompts.practice} to practise, {spec.prompts.dev} to choose by, {spec.prompts.test} to compare by"
@@ -145,10 +139,10 @@ def _estimated(spec: RunSpec, dry: DryRun, seconds: tuple[float, int] | None) ->
     if spec.recipe != "job":
         known = f"{dry.gpu_memory_gb:.1f} GB" if dry.gpu_memory_gb else "not known"
         rows.append(("GPU memory", known, "" if dry.gpu_memory_gb else "Preflight measures a student that is not in the list."))
-        if seconds is None:
-            rows.append(("Time", "not known", "No run of this student by this method has finished an epoch here."))
+        if hours is None:
+            rows.append(("GPU hours", "not known", "Of this student's size nothing is known."))
         else:
-            rows.append(("Time", f"about {words.span(seconds[0])}", f"by {seconds[1]} epochs of this student"))
+            rows.append(("GPU hours", f"about {hours.likely:g}", f"between {hours.low:g} and {hours.high:g}: {hours.basis}"))
     with ui.element("dl").classes("facts"):
         for name, value, more in rows:
             shell.text(name, "dt")
@@ -156,19 +150,3 @@ def _estimated(spec: RunSpec, dry: DryRun, seconds: tuple[float, int] | None) ->
                 shell.text(value, classes="strong")
                 if more:
                     shell.text(more, "div", "help")
-
-
-def _seconds(session: Session, spec: RunSpec) -> tuple[float, int] | None:
-    """How long the run may take, at most, by the epochs of earlier runs of this student; and how many epochs those were."""
-    newest = select(RunRow.state).where(RunRow.recipe == spec.recipe).order_by(RunRow.created_at.desc()).limit(LOOKED_AT)
-    took = [
-        sum(epoch["seconds"].values())
-        for state in session.scalars(newest)
-        if (state["spec"]["student"]["model"], state["spec"]["student"]["method"]) == (spec.student.model, spec.student.method)
-        for epoch in state["epochs"]
-        if epoch.get("seconds")
-    ]
-    if not took:
-        return None
-    epochs = spec.refining.max_epochs if spec.recipe == "distill" else 1
-    return mean(took) * epochs, len(took)

@@ -73,7 +73,7 @@ class Playground:
 
     def draw(self) -> None:
         with ui.element("section").classes("card"):
-            with ui.element("div").classes("fields"):
+            with ui.element("div").classes("fields wide"):
                 self._choice(0, "Student")
                 self._choice(1, "Beside it")
             with ui.element("div").classes("field"):

@@ -13,7 +13,6 @@ from reflux.queues import ROUTES, service
 from reflux.views import WorkerView
 from services.api.dashboard import live, shell, words
 from services.api.dashboard.words import Look
-from services.api.measures import WAITING, WORKERS
 from services.api.routes.tasks import worker_views
 from services.api.tables import RunRow
 
@@ -27,6 +26,16 @@ AWAY = {
 STATES = {"ok": Look("Answers", "good", "check_circle"), "away": Look("No answer", "bad", "error")}
 ALIVE, SILENT = Look("Alive", "good", "check_circle"), Look("Silent", "off", "power_off")
 MEMORY = ("gpu_memory_gb", "memory_gb")
+WAITING = """
+    select kind, count(*) as waiting, max(extract(epoch from now() - due_at))::float as oldest
+    from tasks where status = 'ready' and due_at <= now() group by kind
+"""
+MEMORY_GB = """
+    select w.name, (w.capabilities ->> 'gpu_memory_gb')::float as there,
+           (select m.value from tasks t join metrics m on m.run_id = t.run_id and m.name = 'memory_gb'
+            where t.worker = w.name and t.status = 'claimed' and w.service = 'gpu_trainer' order by m.id desc limit 1) as used
+    from workers w
+"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,8 @@ def _seen(session: Session) -> Seen:
     for kind, count, oldest in session.execute(text(WAITING)):
         name = service(kind) if kind in ROUTES else "person"
         known = queues[name]
-        queues[name] = Queue(name, known.waiting + count, max(known.oldest, float(oldest)))
-    memory = {name: (there, used) for name, _, _, there, used in session.execute(text(WORKERS))}
+        queues[name] = Queue(name, known.waiting + count, max(known.oldest, oldest))
+    memory = {row.name: (row.there, row.used) for row in session.execute(text(MEMORY_GB))}
     workers = sorted(worker_views(session, shell.state().settings), key=lambda w: (not w.alive, w.service, w.name))
     held = {task.split(" ")[0] for worker in workers for task in worker.doing}
     names = session.execute(select(RunRow.id, RunRow.name).where(RunRow.id.in_(held)))
