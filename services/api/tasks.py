@@ -91,7 +91,7 @@ def claim_next(session: Session, run_id: str, body: ClaimNext, settings: Setting
     asked_again = (TaskRow.status == "claimed") & (TaskRow.worker == body.worker) & (TaskRow.claim_token == body.token)
     ours = select(TaskRow.id).where(TaskRow.run_id == run_id, TaskRow.kind.in_(kinds(GPU)), ready | asked_again)
     for task_id in session.scalars(ours.order_by(TaskRow.id)).all():
-        if assignment := claim(session, task_id, body, settings):
+        if assignment := _claim(session, task_id, body, settings):
             return assignment
     return None
 

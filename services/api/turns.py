@@ -7,16 +7,21 @@ since it last had one. So nobody waits for more than one task of each other run,
 from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
-from reflux.queues import kinds
-from services.api.tables import TaskRow
+from reflux.queues import GPU, kinds
+from services.api.tables import RunRow, TaskRow
 
 
 def next_task(session: Session, service: str) -> int | None:
-    """The id of the task whose turn it is, or None if none is due. Nothing is locked."""
+    """The id of the task whose turn it is, or None if none is due. Nothing is locked.
+
+    A run with a machine of its own has its GPU work done there: that is nobody's turn here.
+    """
     ours = TaskRow.kind.in_(kinds(service))
+    here = RunRow.state["spec"]["compute"]["kind"].astext == "local" if service == GPU else true()
     waiting = (
         select(TaskRow.run_id, func.min(TaskRow.id).label("first"))
-        .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), ours)
+        .join(RunRow, RunRow.id == TaskRow.run_id)
+        .where(TaskRow.status == "ready", TaskRow.due_at <= func.now(), ours, here)
         .group_by(TaskRow.run_id)
         .subquery()
     )

@@ -131,6 +131,10 @@ def test_its_key_is_good_for_its_run_alone_and_until_it_is_over(
         foreign = eventually(lambda: tasks_of(stack, other.id), 60, "the other run has no task")
         for what, body in (("claim", claim), ("beat", {"attempt": 1}), ("stopped", {"attempt": 1})):
             assert api.post(f"/v1/tasks/{foreign}/{what}", json=body).status_code == 403
+        own = tasks_of(stack, run.id)
+        for service in ("teacher_worker", "evaluator", "gpu_trainer"):
+            turn = api.post(f"/v1/tasks/{own}/claim", json=claim | {"service": service, "token": service})
+            assert turn.status_code == 204, "it has no turn at the tasks of others"
         client.abort(run.id)
         assert client.wait(run.id, 120).status == "aborted"
         eventually(lambda: api.post("/v1/tasks/claim", json=claim).status_code == 401, 10, "the key outlived its run")

@@ -98,3 +98,13 @@ def test_two_workers_at_once_get_two_tasks(desk: Desk) -> None:
 
     given = desk.race(claiming("one"), claiming("two"))
     assert [g and g.run_id for g in given] == runs
+
+
+def test_the_gpu_work_of_a_run_with_its_own_machine_is_nobody_s_turn_here(desk: Desk) -> None:
+    elsewhere = desk.create(compute={"kind": "ec2"})
+    (provision,) = desk.work(elsewhere, lambda command: command.kind == "provision")
+    assert desk.do(completing(provision)).accepted
+    while given := rung(desk, "teacher_worker"):
+        assert desk.do(completing(given)).accepted
+    assert waiting(desk, "gpu_trainer") == {elsewhere}
+    assert rung(desk, "gpu_trainer") is None

@@ -53,6 +53,8 @@ def workers(_: Worker, session: Database, settings: Configured) -> list[WorkerVi
 def claim(key: AtWork, session: Database, settings: Configured, task_id: int, body: Claim) -> Assignment | Response:
     """The task, or 204: nothing to do."""
     _own(session, key, task_id)
+    if key.run_id:  # no turn at the tasks of others
+        body = body.model_copy(update={"service": None})
     assignment = tasks.claim(session, task_id, body, settings)
     session.commit()
     return assignment or Response(status_code=204)
