@@ -386,7 +386,9 @@ def test_a_kill_does_not_wait(tmp_path: Path, in_background: Any) -> None:
 
 def test_a_daemon_left_behind_ends_with_its_command(tmp_path: Path) -> None:
     script = STUBBORN.replace("{folder}", str(tmp_path)).rstrip().removesuffix("time.sleep(60)")
-    script += "open(os.environ['REFLUX_OUTPUTS'] + '/x', 'w').write('x')\n"
+    daemon = f"{tmp_path}/pid-2"
+    script += f"while not (os.path.exists({daemon!r}) and os.path.getsize({daemon!r})): time.sleep(0.02)\n"
+    script += "    open(os.environ['REFLUX_OUTPUTS'] + '/x', 'w').write('x')\n"
     job.run_job(task(tmp_path, script))
     assert not any(map(alive, pids(tmp_path, 2)))
 
