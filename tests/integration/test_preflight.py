@@ -10,7 +10,8 @@ from reflux.commands import Preflight
 from reflux.errors import Terminal
 from reflux.events import PreflightPassed
 from reflux.stages import Stage
-from services.teacher_worker.preflight import Check, checks, preflight
+from services.teacher_worker.check import Check
+from services.teacher_worker.preflight import checks, preflight
 from tests.teacher_tasks import EXAMPLES, spec, stand_in, task, write_jsonl
 
 CPU = {"cuda": False, "disk_free_gb": 100.0}
