@@ -7,12 +7,13 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-
+AWAY = (OperationalError, InterfaceError, PoolTimeout)  # what the same query may not meet in a moment; a wrong query is none
 RESTED_SECONDS = 2.0  # a connection that has been in the pool for longer is looked at before it is used
 
 

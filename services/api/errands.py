@@ -17,8 +17,6 @@ from typing import Literal
 import anyio
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine, func, select, text, update
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from reflux import leaks
@@ -30,6 +28,7 @@ from reflux.records import Message, Verdict
 from reflux.run import Run
 from reflux.spec import FieldProblem, RunSpec
 from services.api import busy, errand_desk, runs
+from services.api.database import AWAY
 from services.api.listening import Listener
 from services.api.problems import ProblemError
 from services.api.settings import Settings
@@ -125,7 +124,7 @@ class Errands:
                     rung.clear()
                     try:
                         look = await run_in_threadpool(self._look, errand_id)
-                    except (DBAPIError, PoolTimeout):
+                    except AWAY:
                         await asyncio.sleep(1)
                         continue
                     open_still = look.row.status in ("ready", "claimed")

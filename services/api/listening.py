@@ -9,13 +9,12 @@ import psycopg
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from reflux.stages import Stage
 from services.api import errand_desk, history
 from services.api.advance import CHANNEL, PROGRESS
+from services.api.database import AWAY
 from services.api.tables import RunRow
 
 log = structlog.get_logger()
@@ -101,7 +100,7 @@ class Listener:
                 woken = feed.woken
                 try:
                     page, over = await self._look(feed, after)
-                except (DBAPIError, PoolTimeout):
+                except AWAY:
                     feed.looks = {}
                     await asyncio.sleep(1)
                     continue

@@ -7,13 +7,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic_core import PydanticSerializationError
-from sqlalchemy.exc import DataError, DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from reflux.errors import RefluxError
 from reflux.spec import FieldProblem
 from reflux.views import Problem
+from services.api.database import AWAY
 
 log = structlog.get_logger()
 
@@ -94,10 +94,11 @@ def install(app: FastAPI) -> None:
         """What pydantic lets pass and Postgres does not: NUL in a text, a number beyond its column."""
         return answer(ProblemError(422, "malformed", f"A value can't be stored: {str(error.orig).splitlines()[0][:200]}"))
 
-    @app.exception_handler(DBAPIError)
-    @app.exception_handler(PoolTimeout)
     def _database(request: Request, error: Exception) -> Response:
         # The first line alone: those after it may hold what was sent.
         log.warning("database_away", path=request.url.path, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
         told, hint = "The database can't be reached.", "Nothing is lost; try again in a moment."
         return answer(ProblemError(503, "database_away", told, hint, headers={"Retry-After": "1"}))
+
+    for away in AWAY:
+        app.add_exception_handler(away, _database)

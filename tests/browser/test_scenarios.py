@@ -6,7 +6,6 @@ run as it is, and no page touches it by being opened, left or lost.
 
 import re
 import signal
-import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from reflux.protocol import Assignment, LogLine, Progress
 from reflux.views import RunView
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
+from tests.integration.by_hand import eventually
 
 BACK = 30_000  # a page that has lost its server comes back within so many ms of the server's return
 
@@ -168,14 +168,8 @@ def test_14_the_database_alone_is_away_for_a_while(training: Training, site: Sit
     expect(other.get_by_text(re.compile("can't be reached|could not be"))).to_be_visible(timeout=BACK)
     site.plane.start("postgres")
     training.world.engine.dispose()
-    until = time.monotonic() + 20
-    while True:
-        try:
-            training.step(61)
-            break
-        except Exception:  # noqa: BLE001 the server is still starting
-            assert time.monotonic() < until
-            time.sleep(0.2)
+    eventually(training.world.is_up, 20, "PostgreSQL did not come back")
+    training.step(61)
     shows(page, 61, BACK)
 
 

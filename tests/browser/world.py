@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts
@@ -86,6 +87,13 @@ class World:
             able = gpu if of == "gpu_trainer" else {"gcc": "14.2.0"} if of == "evaluator" else {"boto3": "1.44.5"}
             with self.session() as session:
                 tasks.register(session, Registration(name=name, service=of, incarnation="a", capabilities=able))
+
+    def is_up(self) -> bool:
+        try:
+            self.engine.connect().close()
+        except OperationalError:
+            return False
+        return True
 
     # A run
 

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -133,7 +132,6 @@ def test_a_stream_outlives_postgres(client: Client, worker: HandWorker, control_
     reading = threading.Thread(target=lambda: seen.extend(event.seq for event in client.follow(run.id)))
     reading.start()
     worker.sql("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = 'postgres'")
-    time.sleep(0.5)
     with httpx.Client(base_url=control_plane.api_url, headers=client.http.headers) as other:
         eventually(lambda: other.post(f"/v1/runs/{run.id}/abort").status_code in (200, 202), 20, "no abort")
     worker.stopped(held)

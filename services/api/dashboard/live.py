@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 import structlog
 from nicegui import Client, background_tasks, run, ui
 from nicegui.element import Element
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.api import sign_ins
 from services.api.dashboard import shell
+from services.api.database import AWAY
 from services.api.listening import ANY, Listener
 from services.api.sign_ins import Visitor
 
@@ -65,7 +64,7 @@ async def _told(client: Client, place: Element, visitor: Visitor, rung: asyncio.
                 called = callback()
                 if inspect.isawaitable(called):
                     await called
-        except (DBAPIError, PoolTimeout):
+        except AWAY:
             log.warning("database_away", during="follow")
             rung.set()
             await asyncio.sleep(1)

@@ -18,14 +18,13 @@ from typing import Any, TypeVar
 import structlog
 from nicegui import Client, run, ui
 from nicegui import app as nicegui_app
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from starlette.datastructures import State
 
 from reflux.artifacts import Artifacts
 from reflux.views import Problem
 from services.api import sign_ins
+from services.api.database import AWAY
 from services.api.problems import ProblemError
 from services.api.sign_ins import Visitor
 
@@ -98,7 +97,7 @@ async def act(work: Callable[[Session, str], T], said: str = "", problem: Callab
         else:
             ui.notify(f"{error.problem.detail} {error.problem.hint}", type="negative", multi_line=True)
         return None
-    except (DBAPIError, PoolTimeout):
+    except AWAY:
         ui.notify("The database can't be reached. Nothing was changed; try again in a moment.", type="negative", multi_line=True)
         return None
     if said:
@@ -139,7 +138,7 @@ def page(title: str, here: str = "") -> Iterator[Visitor]:
         client.status_code = error.status_code
         client.content.clear()
         sorry(error.problem.detail, error.problem.hint)
-    except (DBAPIError, PoolTimeout) as error:
+    except AWAY as error:
         log.warning("database_away", page=title, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
         client.status_code = 503
         client.content.clear()
