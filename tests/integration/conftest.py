@@ -69,3 +69,17 @@ def teacher(running: StandIn) -> StandIn:
     running.behave()
     running.forget()
     return running
+
+
+@pytest.fixture
+def jobs_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFLUX_JOBS", "1")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the folders of jobs are made, so that a test sees what is left."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder

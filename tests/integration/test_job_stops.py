@@ -19,19 +19,7 @@ from tests.integration.by_hand import eventually
 from tests.integration.jobs import failing, phases, task
 from tests.unit.test_operations import ROOT
 
-
-@pytest.fixture(autouse=True)
-def jobs_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFLUX_JOBS", "1")
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the folders of jobs are made, so that a test sees what is left."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("jobs_allowed")
 
 
 @pytest.fixture
