@@ -88,6 +88,14 @@ class Evidence(Record):
     column: int | None = None
 
 
+WEIGHTS = {
+    "syntax": 0.30,
+    "protocol": 0.30,
+    "safety": 0.25,
+    "style": 0.15,
+}  # of the parts; `rubric.overrides` change them
+
+
 class Verdict(Record):
     """Scores in [0, 10] of one answer, with all the evidence."""
 

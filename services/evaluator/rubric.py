@@ -9,6 +9,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflux.errors import Terminal
+from reflux.records import WEIGHTS
 
 VERSION = "1"
 
@@ -21,10 +22,10 @@ class Rubric(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight_syntax: float = Field(0.30, ge=0)
-    weight_protocol: float = Field(0.30, ge=0)
-    weight_safety: float = Field(0.25, ge=0)
-    weight_style: float = Field(0.15, ge=0)
+    weight_syntax: float = Field(WEIGHTS["syntax"], ge=0)
+    weight_protocol: float = Field(WEIGHTS["protocol"], ge=0)
+    weight_safety: float = Field(WEIGHTS["safety"], ge=0)
+    weight_style: float = Field(WEIGHTS["style"], ge=0)
 
     syntax_clean: float = 10.0
     syntax_one_warning: float = 9.0

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from reflux.records import Correction, Evidence, Verdict
+from reflux.records import WEIGHTS, Correction, Evidence, Verdict
 from reflux.spec import RunSpec
 from reflux.views import AnswerView
 from services.api.dashboard import code, diff, words
 
 PARTS = {"syntax": "Syntax", "protocol": "Words", "safety": "Safety", "style": "Style"}
-WEIGHTS = {"syntax": 0.30, "protocol": 0.30, "safety": 0.25, "style": 0.15}  # docs/scoring.md; a run may change them
 FATES = {True: "correction taken", False: "correction refused", None: "correction not judged"}
 TIMES = "\u00d7"
 MEANT = {
