@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reflux.errors import RefluxError, Retriable
+from reflux.errors import RefluxError, Retriable, Terminal
 from reflux.machines import TAG_DEPLOYMENT, TAG_RUN, TAG_TOKEN, Ended, Machine, Place, Volume
 from reflux.spec import Compute
 from services.teacher_worker.cloud import costs
@@ -18,6 +18,7 @@ from services.teacher_worker.cloud.errors import GONE, STILL, code_of, speaking,
 LOOK_SECONDS = 5.0
 END_SECONDS = 120.0  # from the order to end to the state that says so
 THROTTLED = (1.0, 3.0, 9.0)  # seconds before a delete that was throttled is tried again
+OVER = ("shutting-down", "terminated", "stopping", "stopped")
 LIVING = ["pending", "running", "stopping", "stopped", "shutting-down"]
 CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
 
@@ -95,9 +96,16 @@ def standing(machine: Machine) -> list[Ended]:
     ]
 
 
-def known(machine: Machine) -> list[dict[str, Any]]:
-    """The intent's instances, as the provider tells them. botocore's errors are raised."""
-    return _known(client(machine.region), machine)
+def seen(machine: Machine) -> tuple[str, RefluxError | None]:
+    """The state of the intent's instance, and why it will never work, where that is so."""
+    with speaking(f"Looking at {machine.id}"):
+        found = _known(client(machine.region), machine)
+    state = str(found[0]["State"]["Name"]) if found else "pending"
+    if state not in OVER:
+        return state, None
+    reason = found[0].get("StateReason", {})
+    why = f"{reason.get('Code', 'no reason was given')} {reason.get('Message', '')}".strip()
+    return state, Terminal("instance_lost", f"{machine.id} was {state} before it could work: {why}")
 
 
 def strays(place: Place) -> list[Machine]:

@@ -2,7 +2,7 @@
 
 import time
 
-from reflux.errors import Terminal
+from reflux.errors import RefluxError, Terminal
 from reflux.machines import Ended, Machine, Place
 from services.teacher_worker.cloud import ec2
 
@@ -18,6 +18,13 @@ def end(machine: Machine, *, rest: ec2.Rest = time.sleep, wait_seconds: float = 
         return ec2.end(machine, rest=rest, wait_seconds=wait_seconds)
     why = f"this version can't end a {machine.kind}"
     return Ended(token=machine.token, id=machine.id, status="failed", error=why, cost_per_hour=None, timestamp=ec2.now())
+
+
+def seen(machine: Machine) -> tuple[str, RefluxError | None]:
+    """Its state in the provider's word, and why it will never work, where that is so."""
+    if machine.kind == "ec2_instance":
+        return ec2.seen(machine)
+    return "unknown", None
 
 
 def standing(machine: Machine) -> list[Ended]:

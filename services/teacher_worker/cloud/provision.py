@@ -2,7 +2,6 @@
 
 import shlex
 import time
-from typing import Any
 
 import httpx
 
@@ -11,11 +10,9 @@ from reflux.errors import Retriable, Terminal
 from reflux.events import MachineProvisioned
 from reflux.machines import Machine
 from reflux.task import Task
-from services.teacher_worker.cloud import ec2, machines
-from services.teacher_worker.cloud.errors import speaking
+from services.teacher_worker.cloud import ec2, machines, providers
 
 LOOK_SECONDS = 2.0
-OVER = ("shutting-down", "terminated", "stopping", "stopped")
 
 # Nothing of it is logged: it holds the machine's key. A shutdown from within ends the instance.
 USER_DATA = """#!/bin/bash
@@ -39,8 +36,7 @@ def provision(task: Task) -> MachineProvisioned:
     if machine.kind != "ec2_instance":
         raise Terminal("not_supported", f"This version makes no {machine.kind}")
     task.progress(0, 3, "asking for the machine")
-    instance = ec2.make(machine, compute, user_data(task, machine))
-    name = str(instance["InstanceId"])
+    name = str(ec2.make(machine, compute, user_data(variables(task, machine)))["InstanceId"])
     task.log(f"{name}: {compute.instance_type} in {machine.region}{', spot' if compute.spot else ''}")
     task.progress(1, 3, "the machine starts")
     _wait(task, machine.model_copy(update={"id": name}), compute.start_seconds)
@@ -48,10 +44,10 @@ def provision(task: Task) -> MachineProvisioned:
     return MachineProvisioned(key=command.key, resource_id=name)
 
 
-def user_data(task: Task, machine: Machine) -> str:
-    """What the machine runs when it boots, with what it needs to know and no more."""
+def variables(task: Task, machine: Machine) -> dict[str, str]:
+    """What the machine's worker needs to know, and no more."""
     place = machines.settings()
-    variables = {
+    return {
         "REFLUX_POLL": "1",
         "REFLUX_JOBS": "1",  # it exists for this run alone
         "REFLUX_API_URL": place.api_url,
@@ -60,8 +56,12 @@ def user_data(task: Task, machine: Machine) -> str:
         "REFLUX_WORKER_KEY": task.machine_key or "",
         "AWS_REGION": machine.region,
     }
-    lines = "\n".join(f"{name}={value}" for name, value in variables.items())
-    return USER_DATA.format(variables=lines, image=shlex.quote(place.worker_image))
+
+
+def user_data(told: dict[str, str]) -> str:
+    """What an instance runs when it boots."""
+    lines = "\n".join(f"{name}={value}" for name, value in told.items())
+    return USER_DATA.format(variables=lines, image=shlex.quote(machines.settings().worker_image))
 
 
 def _wait(task: Task, machine: Machine, seconds: float) -> None:
@@ -70,11 +70,9 @@ def _wait(task: Task, machine: Machine, seconds: float) -> None:
     told = ""
     while not _has_spoken(task, machine):
         task.check()
-        with speaking(f"Looking at {machine.id}"):
-            found = ec2.known(machine)
-        state = found[0]["State"]["Name"] if found else "pending"
-        if state in OVER:
-            raise Terminal("instance_lost", f"{machine.id} was {state} before it could work: {_reason(found[0])}")
+        state, over = providers.seen(machine)
+        if over:
+            raise over
         if state != told:
             told = state
             task.log(f"{machine.id} is {state}")
@@ -89,11 +87,6 @@ def _has_spoken(task: Task, machine: Machine) -> bool:
         return any(worker["name"] == machine.token for worker in task.workers())
     except httpx.HTTPError as error:
         raise Retriable("internal", f"The workers' registrations could not be read: {error}") from error
-
-
-def _reason(instance: dict[str, Any]) -> str:
-    reason = instance.get("StateReason", {})
-    return f"{reason.get('Code', 'no reason was given')} {reason.get('Message', '')}".strip()
 
 
 def _rest(task: Task, seconds: float) -> None:
