@@ -7,25 +7,35 @@ it returns how it ended. It is closed where nobody waits any more.
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import httpx
 import structlog
 
-from reflux.errands import Errand, ErrandClaim, ErrandEnd, ErrandFailing, GoOn, Said, Written
+from reflux.errands import Errand, ErrandClaim, ErrandEnd, ErrandFailing, GoOn, Result, Said
 from reflux.errors import Failure, RefluxError, failure
-from reflux.records import Verdict
 
 if TYPE_CHECKING:
     from reflux.worker import Worker
 
 log = structlog.get_logger()
 
-Pieces = Generator[str, None, Written | Verdict]
+Pieces = Generator[str, None, Result]
 ErrandHandler = Callable[[Errand, str], Pieces]
 
 TOGETHER_SECONDS = 0.1  # what is written within them is said at once
 CLAIM_SECONDS = 15.0
+LIFE_SECONDS = 0.5
+
+
+def in_silence(work: Callable[[], Result]) -> Pieces:
+    """Do what has nothing to say before it is done. Closed before, it waits for `work`, which must have an end of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        while wait([working], LIFE_SECONDS).not_done:
+            yield ""
+    return working.result()
 
 
 class Answering:

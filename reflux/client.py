@@ -19,6 +19,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from reflux.completions import Checkpoint, CompletionRequest, CompletionView, Piece, Waiting
+from reflux.previews import Holds, Preview, PreviewRequest
 from reflux.records import Message
 from reflux.views import (
     AnswerList,
@@ -182,6 +183,16 @@ class Client:
                 raise Unreachable(f"The upload to {self.http.base_url} broke off: {error}") from error
         _raise_for_problem(response)
         return DatasetView.model_validate(response.json())
+
+    def preview(self, uri: str, holds: Holds) -> Preview:
+        """What a teacher worker finds at a place of data: source files, rows to train on, or prompts."""
+        body = PreviewRequest(uri=uri, holds=holds).model_dump()
+        try:
+            response = self.http.post("/v1/previews", json=body, timeout=90)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.http.base_url} does not answer: {error}") from error
+        _raise_for_problem(response)
+        return TypeAdapter[Preview](Preview).validate_python(response.json())
 
     def models(self) -> list[ModelView]:
         return self._call(ModelList, "GET", "/v1/models").data

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from reflux.completions import Tokens
 from reflux.errors import Failure
+from reflux.previews import LinesPreview, PreviewRequest, SourcesPreview
 from reflux.records import Message, Verdict
 from reflux.spec import RunSpec
 
@@ -36,8 +37,14 @@ class JudgeErrand(BaseModel):
     domain: str = "generic"
 
 
-Order = Annotated[CompleteErrand | JudgeErrand, Field(discriminator="kind")]
-SERVICES = {"complete": "gpu_trainer", "judge": "evaluator"}
+class PreviewErrand(PreviewRequest):
+    """Look at data. It is of no run."""
+
+    kind: Literal["preview"] = "preview"
+
+
+Order = Annotated[CompleteErrand | JudgeErrand | PreviewErrand, Field(discriminator="kind")]
+SERVICES = {"complete": "gpu_trainer", "judge": "evaluator", "preview": "teacher_worker"}
 
 
 class Written(BaseModel):
@@ -45,6 +52,10 @@ class Written(BaseModel):
 
     finish_reason: Literal["stop", "length"]
     usage: Tokens
+
+
+Result = Written | Verdict | SourcesPreview | LinesPreview
+RESULTS = {"complete": (Written,), "judge": (Verdict,), "preview": (SourcesPreview, LinesPreview)}
 
 
 class ErrandClaim(BaseModel):
@@ -57,12 +68,12 @@ class ErrandClaim(BaseModel):
 
 
 class Errand(BaseModel):
-    """An errand in a worker's hands. Silent for the lease, it is somebody else's."""
+    """An errand in a worker's hands; silent for the lease, it is somebody else's. A preview is of no run, and has no spec."""
 
     id: int
     attempt: int
-    run_id: str
-    spec: RunSpec
+    run_id: str | None
+    spec: RunSpec | None
     order: Order
     beat_seconds: float
 
@@ -76,7 +87,7 @@ class Said(BaseModel):
 
 
 class ErrandEnd(Said):
-    result: Written | Verdict
+    result: Result
 
 
 class GoOn(BaseModel):

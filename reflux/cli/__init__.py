@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from reflux.cli import ask, data, dataset, doctor, keys, run, score, up, verify
+from reflux.cli import ask, data, dataset, doctor, keys, preview, run, score, up, verify
 from reflux.cli.output import EXIT_CODES, err, examples
 from reflux.client import ApiError, Unreachable
 
@@ -28,6 +28,9 @@ app.command(
     ),
 )(ask.ask)
 app.add_typer(dataset.app, name="dataset")
+data.app.command(
+    epilog=examples("reflux data preview s3://our-code/tsn/", "reflux data preview file:///data/p.jsonl --holds prompts")
+)(preview.preview)
 app.add_typer(data.app, name="data")
 app.command("score", epilog=examples("reflux score src/*.c --domain tsn --min 8", "reflux score answers.jsonl --json"))(
     score.score

@@ -15,7 +15,7 @@ from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from reflux import leaks
-from reflux.errands import SERVICES, Errand, ErrandClaim, ErrandEnd, ErrandFailing, GoOn, Said, Written
+from reflux.errands import RESULTS, SERVICES, Errand, ErrandClaim, ErrandEnd, ErrandFailing, GoOn, Said
 from reflux.errors import ErrorClass, Failure, failure
 from services.api.problems import ProblemError
 from services.api.settings import Settings
@@ -104,7 +104,7 @@ def end(session: Session, errand_id: int, body: ErrandEnd) -> GoOn:
     row = _held(session, errand_id, body.attempt)
     if row is None:
         return GoOn(go_on=False)
-    if isinstance(body.result, Written) != (row.kind == "complete"):
+    if not isinstance(body.result, RESULTS[row.kind]):
         _give_up(
             session, row, failure("internal", f"{row.worker} answered an errand of the kind {row.kind} with something else.")
         )

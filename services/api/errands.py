@@ -1,8 +1,9 @@
-"""People's questions to students: ask one, follow its answer, leave. Routes and pages stand on `Errands`.
+"""People's questions: to a student, with its answer as it is written; about data. Routes and pages stand on `Errands`.
 
     asked = await errands.ask(CompletionRequest(run=run_id, prompt="…", score=True), by=label)   # ProblemError where it can't be
     async with aclosing(errands.follow(asked)) as events:                                        # leaving ends the generation
         async for event in events:  # Waiting* and Piece*, then one CompletionView; ProblemError where it fails
+    found = await errands.preview(PreviewRequest(uri="s3://…", holds="sources"), by=label)
 
 A question is a row of `errands`: no run waits for it, and none is moved. Its road to a worker: errand_desk.py.
 """
@@ -16,14 +17,16 @@ from typing import Literal
 
 import anyio
 from fastapi.concurrency import run_in_threadpool
+from pydantic import TypeAdapter
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session
 
 from reflux import leaks
 from reflux.artifacts import Artifacts
 from reflux.completions import CompletionRequest, CompletionView, Piece, Waiting
-from reflux.errands import SERVICES, CompleteErrand, JudgeErrand, Order, Written
+from reflux.errands import SERVICES, CompleteErrand, JudgeErrand, Order, PreviewErrand, Written
 from reflux.errors import ErrorClass, Failure
+from reflux.previews import Preview, PreviewRequest
 from reflux.records import Message, Verdict
 from reflux.run import Run
 from reflux.spec import FieldProblem, RunSpec
@@ -34,10 +37,13 @@ from services.api.problems import ProblemError
 from services.api.settings import Settings
 from services.api.tables import ErrandRow
 
+PREVIEW_SECONDS = 60
+PREVIEW: TypeAdapter[Preview] = TypeAdapter(Preview)
 MOST_OF_ONE = 4  # unanswered questions of one key
 MOST = 32  # of all
 LOOK_SECONDS = 2.0
 MARK = timedelta(seconds=3)  # how often a question is marked as waited for
+ASKED_WRONG = ("prompt_too_long", "empty_dataset", "invalid_dataset", "no_such_bucket")
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,16 @@ class Errands:
             **dict(written),
         )
 
+    async def preview(self, request: PreviewRequest, by: str) -> Preview:
+        """What a teacher worker finds. ProblemError: nothing, what can't be read (422, 409), no worker (503), too many (429)."""
+        asked = await run_in_threadpool(self._have_looked, request, by)
+        async with aclosing(self._looks(asked)) as looks:
+            async for look in looks:
+                if look.waiting and look.seconds > PREVIEW_SECONDS:
+                    told = f"{request.uri} could not be looked at within {PREVIEW_SECONDS} s."
+                    raise ProblemError(503, "preview_late", told, "Try again; or start the run, whose preflight takes its time.")
+        return PREVIEW.validate_python(look.row.result)
+
     async def _score(self, asked: Asked, said: str) -> Verdict:
         judging = await run_in_threadpool(self._have_judged, asked, said)
         async with aclosing(self._looks(judging)) as looks:
@@ -157,14 +173,21 @@ class Errands:
             for kind in ("complete", "judge") if request.score else ("complete",):
                 self._needs_worker(session, SERVICES[kind])
             self._has_room(session, by)
-            errand_id = _insert(session, run.id, spec, CompleteErrand(turns=turns, adapter_path=path, sample=request.sample), by)
+            errand_id = _insert(session, CompleteErrand(turns=turns, adapter_path=path, sample=request.sample), by, run.id, spec)
         return Asked(errand_id, request, checkpoint, by, spec)
+
+    def _have_looked(self, request: PreviewRequest, by: str) -> int:
+        runs.refuse_secrets({"uri": request.uri})
+        with Session(self.engine) as session, session.begin():
+            self._needs_worker(session, SERVICES["preview"])
+            self._has_room(session, by)
+            return _insert(session, PreviewErrand(**dict(request)), by)
 
     def _have_judged(self, asked: Asked, said: str) -> int:
         request = asked.request
         order = JudgeErrand(text=said, prompt=request.turns[-1].content, domain=request.domain)
         with Session(self.engine) as session, session.begin():
-            return _insert(session, request.run, asked.spec, order, asked.by)
+            return _insert(session, order, asked.by, request.run, asked.spec)
 
     def _needs_worker(self, session: Session, service: str) -> None:
         if not busy.alive(session, service, self.settings):
@@ -173,7 +196,7 @@ class Errands:
 
     def _has_room(self, session: Session, by: str) -> None:
         session.execute(text("select pg_advisory_xact_lock(hashtext('errands'))"))  # two at once: one counts the other
-        unanswered = ErrandRow.status.in_(("ready", "claimed")) & (ErrandRow.kind == "complete")
+        unanswered = ErrandRow.status.in_(("ready", "claimed")) & (ErrandRow.kind != "judge")
         askers = session.scalars(select(ErrandRow.asked_by).where(unanswered)).all()
         if askers.count(by) >= MOST_OF_ONE or len(askers) >= MOST:
             told = f"{askers.count(by)} questions of this key and {len(askers)} of all wait for their answers."
@@ -205,15 +228,16 @@ async def _ring(rung: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def _insert(session: Session, run_id: str, spec: RunSpec, order: Order, by: str) -> int:
+def _insert(session: Session, order: Order, by: str, run_id: str | None = None, spec: RunSpec | None = None) -> int:
     row = ErrandRow(
         kind=order.kind,
         service=SERVICES[order.kind],
         run_id=run_id,
         asked_by=by,
         order=order.model_dump(mode="json"),
-        spec=spec.model_dump(mode="json"),
     )
+    if spec is not None:
+        row.spec = spec.model_dump(mode="json")
     session.add(row)
     session.flush()
     errand_desk.ring(session, row.service)
@@ -269,4 +293,4 @@ def _busy(waiting: Waiting) -> ProblemError:
 
 def _problem(failed: Failure) -> ProblemError:
     status = 503 if failed.error_class == ErrorClass.RETRIABLE else 409
-    return ProblemError(422 if failed.code == "prompt_too_long" else status, failed.code, failed.message, failed.hint)
+    return ProblemError(422 if failed.code in ASKED_WRONG else status, failed.code, failed.message, failed.hint)

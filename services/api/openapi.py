@@ -19,6 +19,7 @@ ALSO = {
     "runs_artifact": (416,),
     "datasets_upload": (415,),
     "completions_create": (404, 409),
+    "datasets_preview": (409,),
     "workers_claim_errand": (404,),
 }
 OTHER_SUCCESS = {
@@ -40,6 +41,7 @@ SPEC = {
 EXAMPLES = {
     "runs_create": SPEC,
     "runs_fork": {"epoch": 2, "changes": {"refining": {"max_epochs": 5}}},
+    "datasets_preview": {"uri": "s3://our-firmware/tsn/", "holds": "sources"},
     "keys_create": {"role": "viewer", "label": "the team's dashboard"},
     "reviews_decide": {"decisions": [{"prompt_id": "p-1", "decision": "approve"}], "others": "refuse"},
     "completions_create": {

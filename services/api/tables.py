@@ -106,7 +106,8 @@ class TaskRow(Base):
 class ErrandRow(Base):
     """A question from a person: ready → claimed → done | failed | cancelled. `text` is what is written so far.
 
-    `waited_for_at` is when somebody last looked for the answer. Deleted a while after its end.
+    A look at data is of no run, and has no spec. `waited_for_at` is when somebody last looked for the answer.
+    Deleted a while after its end.
     """
 
     __tablename__ = "errands"
@@ -118,10 +119,10 @@ class ErrandRow(Base):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     kind: Mapped[str]
     service: Mapped[str]
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     asked_by: Mapped[str]
     order: Mapped[dict[str, Any]]
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any] | None]
     status: Mapped[str] = mapped_column(server_default="ready")
     attempt: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]

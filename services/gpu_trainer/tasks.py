@@ -111,6 +111,8 @@ def complete(errand: Errand, artifacts: str) -> Pieces:
     """A person's question."""
     order = errand.order
     assert isinstance(order, CompleteErrand)
+    assert errand.run_id is not None
+    assert errand.spec is not None
     *before, question = order.turns
     return infer(
         Question(

@@ -152,6 +152,12 @@ def open_file(uri: str) -> tuple[Artifacts, str]:
     return store, unquote(name)
 
 
+def without_sources(store: Artifacts | None, others: int) -> Terminal:
+    """The error of a place that holds no file of C or C++, but `others`."""
+    what = f"{others} files, none of them C or C++" if store is not None else "there is no such folder"
+    return Terminal("empty_dataset", what)
+
+
 def place(uri: str, exists: bool, listed: int, wanted: int) -> str:
     """One place that was looked at, as a sentence about it."""
     if not exists:
@@ -183,4 +189,4 @@ def read_lines(uri: str, longest: int = 8_000_000) -> Iterator[tuple[int, bytes]
             yield number, row
 
 
-__all__ = ["Ingest", "SourceFile", "decode", "open_file", "open_source", "place", "read_lines"]
+__all__ = ["Ingest", "SourceFile", "decode", "open_file", "open_source", "place", "read_lines", "without_sources"]

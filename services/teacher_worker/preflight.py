@@ -149,9 +149,7 @@ def _source(uri: str) -> Check:
     except RefluxError as error:
         return failed(name, error)
     if not kinds[True]:
-        hint = POLICIES["empty_dataset"].hint
-        what = f"{kinds.total()} files, none of them C or C++" if store is not None else "there is no such folder"
-        return Check(name, "failed", what, hint, "empty_dataset")
+        return failed(name, ingest.without_sources(store, kinds.total()))
     return Check(name, "ok", f"{kinds[True]} files of C or C++ among {kinds.total()}")
 
 

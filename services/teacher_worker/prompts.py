@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,8 +47,6 @@ def from_file(spec: RunSpec) -> list[Prompt] | None:
     if uri is None:
         return None
     lines = _with_families(read(uri))
-    if not lines:
-        raise Terminal("empty_dataset", f"{uri} holds no prompts", "Put one JSON object a line there, each with `text`.")
     wanted = wanted_numbers(spec)
     chosen = assigned(lines, wanted, spec.seed)
     return [prompt for name in SETS for prompt in [p for p in chosen if p.set == name][: wanted[name]]]
@@ -56,21 +54,32 @@ def from_file(spec: RunSpec) -> list[Prompt] | None:
 
 def read(uri: str) -> list[Line]:
     """Every line of the file, checked. Terminal("invalid_dataset") names the first line that is wrong."""
-    lines: list[Line] = []
+    found: list[Line] = []
+    for number, line in lines(uri):
+        if isinstance(line, str):
+            hint = "Each line is a JSON object with `text`, and perhaps `id`, `domain`, `set` and `family`."
+            raise Terminal("invalid_dataset", f"{uri}, line {number}: {line}", hint)
+        found.append(line)
+    return found
+
+
+def lines(uri: str) -> Iterator[tuple[int, Line | str]]:
+    """Each prompt of the file, or what is wrong with its line, as it is read. Terminal("empty_dataset") where there is none."""
     numbers: dict[str, int] = {}
+    number = 0
     try:
         for number, raw in ingest.read_lines(uri):
-            line = _checked(uri, number, raw)
-            line.id = line.id or f"p-{digest(line.text)}"
-            if line.id in numbers:
-                raise Terminal(
-                    "invalid_dataset", f"{uri}, line {number}: the id {line.id} stands in line {numbers[line.id]} already"
-                )
-            numbers[line.id] = number
-            lines.append(line)
+            line = _checked(raw)
+            if isinstance(line, Line):
+                line.id = line.id or f"p-{digest(line.text)}"
+                first = numbers.setdefault(line.id, number)
+                if first != number:
+                    line = f"the id {line.id} stands in line {first} already"
+            yield number, line
     except FileNotFoundError as error:
         raise Terminal("empty_dataset", f"There is no prompts file at {uri}", "Correct prompts.uri.") from error
-    return lines
+    if not number:
+        raise Terminal("empty_dataset", f"{uri} holds no prompts", "Put one JSON object a line there, each with `text`.")
 
 
 def assigned(lines: Sequence[Line], wanted: dict[PromptSet, int], seed: int) -> list[Prompt]:
@@ -122,15 +131,13 @@ def shared_families(prompts: Iterable[Prompt]) -> list[str]:
     return sorted(family for family, names in sets.items() if len(names) > 1)
 
 
-def _checked(uri: str, number: int, raw: bytes) -> Line:
+def _checked(raw: bytes) -> Line | str:
     try:
         return Line.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-        hint = "Each line is a JSON object with `text`, and perhaps `id`, `domain`, `set` and `family`."
-        raise Terminal("invalid_dataset", f"{uri}, line {number}: {what}", hint) from error
+        return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def _at_the_usual_place(spec: RunSpec) -> str | None:
@@ -153,4 +160,4 @@ def _with_families(lines: list[Line]) -> list[Line]:
     return lines
 
 
-__all__ = ["SETS", "assigned", "from_file", "names_asked_for", "read", "shared_families", "wanted_numbers"]
+__all__ = ["SETS", "assigned", "from_file", "lines", "names_asked_for", "read", "shared_families", "wanted_numbers"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from reflux.errors import Terminal
 from reflux.records import Example, Lineage, digest
-from reflux.training_rows import Line, Row, of_csv, of_jsonl
+from reflux.training_rows import Checked, Line, Row, of_csv, of_jsonl
 from services.teacher_worker import ingest
 
 NAMED = 5  # wrong lines that the error names; the others are counted
@@ -13,22 +13,30 @@ NAMED = 5  # wrong lines that the error names; the others are counted
 def examples(uri: str) -> Iterator[Example]:
     """The rows of the file. Terminal("invalid_dataset") names the lines that are wrong, once all were looked at."""
     wrong: list[str] = []
-    count = 0
-    try:
-        rows = of_csv(_whole_lines(uri)) if uri.lower().endswith(".csv") else of_jsonl(ingest.read_lines(uri))
-        for number, row in rows:
-            count += 1
-            if isinstance(row, str):
-                wrong.append(f"line {number}: {row}")
-            elif not wrong:
-                yield _example(uri, number, row)
-    except FileNotFoundError as error:
-        raise Terminal("empty_dataset", f"There is no file at {uri}", "Correct data.train and data.validation.") from error
+    for number, row in rows(uri):
+        if isinstance(row, str):
+            wrong.append(f"line {number}: {row}")
+        elif not wrong:
+            yield _example(uri, number, row)
     if wrong:
         more = f"; and {len(wrong) - NAMED} more lines" if len(wrong) > NAMED else ""
         raise Terminal("invalid_dataset", f"{uri}, {'; '.join(wrong[:NAMED])}{more}")
-    if not count:
+
+
+def rows(uri: str) -> Iterator[Checked]:
+    """Each row of the file, or what is wrong with it, as it is read. Terminal("empty_dataset") where there is none."""
+    number = 0
+    try:
+        for number, row in of_csv(_whole_lines(uri)) if is_csv(uri) else of_jsonl(ingest.read_lines(uri)):
+            yield number, row
+    except FileNotFoundError as error:
+        raise Terminal("empty_dataset", f"There is no file at {uri}", "Correct data.train and data.validation.") from error
+    if not number:
         raise Terminal("empty_dataset", f"{uri} holds no rows", "Put one JSON object a line there, each with `messages`.")
+
+
+def is_csv(uri: str) -> bool:
+    return uri.lower().endswith(".csv")
 
 
 def _whole_lines(uri: str) -> Iterator[Line]:
