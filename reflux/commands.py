@@ -52,15 +52,19 @@ class Preflight(Order):
 
 
 class Provision(Order):
-    """Make the machine that exists only for this run. `machine`, its recorded intent, is filled in when it is claimed."""
+    """Make the machine that exists only for this run, the `number`th, after `wait_seconds`.
+
+    `machine`, its recorded intent, is filled in when it is claimed.
+    """
 
     kind: Literal["provision"] = "provision"
     number: int = 1
+    wait_seconds: float = 0.0
     machine: Machine | None = None
 
     @property
     def key(self) -> str:
-        return "provision"
+        return "provision" if self.number == 1 else f"provision-{self.number}"
 
 
 class Prepare(Order):
@@ -277,7 +281,7 @@ def whereabouts(key: str) -> tuple[Stage, int | None]:
     match key.split("-"):
         case ["preflight"]:
             return Stage.VALIDATING, None
-        case ["provision"]:
+        case ["provision"] | ["provision", _]:
             return Stage.PROVISIONING, None
         case ["prepare"]:
             return Stage.PREPARING, None

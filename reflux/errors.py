@@ -23,16 +23,24 @@ class ErrorClass(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """What follows from an error. `waits` are seconds before each further attempt of the task."""
+    """What follows from an error. `waits` are seconds before each further attempt of the task.
+
+    `of_machine`: the run's own machine is of no use; the waits are those before each further machine.
+    """
 
     error_class: ErrorClass
     waits: tuple[float, ...] = ()
     hint: str = ""
     forgiven_by_progress: bool = False
+    of_machine: bool = False
 
 
 def _retriable(*waits: float, hint: str, forgiven_by_progress: bool = False) -> Policy:
     return Policy(ErrorClass.RETRIABLE, waits, hint, forgiven_by_progress)
+
+
+def _machine(*waits: float, hint: str) -> Policy:
+    return Policy(ErrorClass.RETRIABLE, waits, hint, of_machine=True)
 
 
 def _terminal(hint: str) -> Policy:
@@ -66,12 +74,18 @@ POLICIES: dict[str, Policy] = {
     ),
     "internal": _retriable(5, 15, hint="A defect in Reflux or a library. The worker's log has the traceback; please report it."),
     "disk_low": _retriable(0, hint="Free disk space on the worker, or lower limits.min_disk_gb."),
-    "spot_interrupted": _retriable(*(30.0,) * 5, hint="The provider took the machine back. The run goes on from its checkpoint."),
+    "spot_interrupted": _machine(
+        30, 60, 120, 240, 480, hint="Spot machines are taken too often there. Set compute.spot: false, or choose another type."
+    ),
+    "instance_lost": _machine(30, 60, 120, hint="Look at the reason, and who else may end machines in this account."),
+    "machine_silent": _machine(
+        30, hint="Look at its console output: it must be able to pull the image, and to reach the API and the store."
+    ),
+    "no_capacity": _machine(
+        30, 60, 120, 300, 600, hint="No such machine is free there. Choose another type or subnet, or set compute.spot: false."
+    ),
     "provider_not_ready": _retriable(30, 30, 30, hint="The provider's resource was not ready. Look at its console."),
     "provider_throttled": _retriable(5, 15, 45, hint="The provider asked for fewer calls. If it lasts, ask for a higher rate."),
-    "no_capacity": _retriable(
-        30, 60, 120, 300, 600, hint="The provider has no such machine free. Choose another type or zone, or compute.spot: false."
-    ),
     "gpu_out_of_memory": _terminal("Choose a smaller student, a shorter training.max_length, or student.quantization: nf4."),
     "prompt_too_long": _terminal("Shorten the prompt, or ask for a shorter answer by max_tokens."),
     # Terminal
@@ -90,10 +104,7 @@ POLICIES: dict[str, Policy] = {
     "stage_timeout": _terminal("Raise limits.max_runtime, or use a smaller dataset. What was trained so far is exported."),
     "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
     "machines_not_set": _terminal("Let the teacher workers' REFLUX_MACHINES name a YAML file; docs/machines.md shows one."),
-    "instance_lost": _terminal("Look at the reason. A spot machine may be taken at any time: set compute.spot: false."),
-    "machine_silent": _terminal(
-        "Look at its console output: it must be able to pull the image, and to reach the API and the store."
-    ),
+    "container_failed": _terminal("Check the image and its tag: its worker must start, and reach the API and the store."),
     "image_missing": _terminal("Correct compute.image, and see that this account and region have it."),
     "network_missing": _terminal("Correct compute.subnet_id and compute.security_group_ids: one VPC in compute.region has both."),
     "provider_refused": _terminal("Correct what the provider names, in the section compute of the spec."),

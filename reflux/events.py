@@ -55,6 +55,15 @@ class CleanupOverdue(Fact):
     type: Literal["cleanup_overdue"] = "cleanup_overdue"
 
 
+class MachineLost(Fact):
+    """The run's `number`th machine is of no use any more, or never was. `resource_id` is the provider's, where it is known."""
+
+    type: Literal["machine_lost"] = "machine_lost"
+    number: int
+    resource_id: str | None = None
+    failure: Failure
+
+
 # What workers report
 
 
@@ -216,6 +225,7 @@ Event = Annotated[
     | ResumeRequested
     | TimeLimitReached
     | CleanupOverdue
+    | MachineLost
     | PreflightPassed
     | MachineProvisioned
     | DatasetPrepared

@@ -17,13 +17,8 @@
 in the order in which a run takes them. A fact that comes too late changes nothing; one that no run could see raises.
 """
 
-from reflux import steps
-from reflux.commands import (
-    Preflight,
-    Provision,
-    kind_of,
-    whereabouts,
-)
+from reflux import replacements, steps
+from reflux.commands import Preflight, Provision, kind_of, whereabouts
 from reflux.errors import failure
 from reflux.estimate import estimate
 from reflux.events import (
@@ -42,6 +37,7 @@ from reflux.events import (
     DatasetPrepared,
     Event,
     JobFinished,
+    MachineLost,
     MachineProvisioned,
     ModelExported,
     ModelsCompared,
@@ -96,6 +92,10 @@ def is_stale(run: Run, event: Event) -> bool:
             return run.stage in (Stage.EXPORTING, *ENDING) or run.stopping in ("abort", "failure", "limit")
         case CleanupOverdue():
             return run.stage != Stage.CLEANING_UP
+        case MachineLost(number=number):
+            if run.spec.compute.kind == "local" or run.stage.order < Stage.PROVISIONING.order or number > run.machine_number:
+                raise Impossible(f"machine_lost for machine {number} in {run.stage}")
+            return run.stage in ENDING or run.stopping in ("abort", "failure") or number < run.machine_number
     if not _can_answer(event.key, event):
         raise Impossible(f"{event.type} does not answer {event.key}")
     if event.key in run.open:
@@ -135,6 +135,14 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
         case _, TaskStopped(key=key):
             return run, () if run.ending else (before.open[key],)
 
+        # Machines, whatever their run is at
+        case _, MachineLost():
+            return replacements.replace(run, event)
+        case _, MachineProvisioned(resource_id=resource_id):
+            return replacements.go_on(run.but(resource_ids=(*run.resource_ids, resource_id)))
+        case _, TaskFailed(key=key, failure=why) if kind_of(key) == "provision":
+            return steps.fail(run, why)
+
         # Before the loop
         case Stage.QUEUED, RunAdmitted():
             return run.but(stage=Stage.VALIDATING), [Preflight(stage=Stage.VALIDATING)]
@@ -142,8 +150,6 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
             if run.spec.compute.kind == "local":
                 return steps.prepare(run)
             return run.but(stage=Stage.PROVISIONING), [Provision(stage=Stage.PROVISIONING)]
-        case Stage.PROVISIONING, MachineProvisioned(resource_id=resource_id):
-            return steps.prepare(run.but(resource_ids=(*run.resource_ids, resource_id)))
         case Stage.PREPARING, DatasetPrepared():
             expected = estimate(run.spec, event.practice, event.practice_characters)
             return steps.teach(run.but(dataset=event, estimate=expected))

@@ -19,6 +19,13 @@ class ScoredChunk(Frozen):
     scored: ChunkScored | None = None
 
 
+class LostMachine(Frozen):
+    """Why a machine was lost; its `id`, if it had worked."""
+
+    code: str
+    id: str | None = None
+
+
 class Origin(Frozen):
     """The run and its finished epoch from which another run goes on."""
 
@@ -46,6 +53,7 @@ class Run(Frozen):
 
     dataset: DatasetPrepared | None = None
     resource_ids: tuple[str, ...] = ()
+    lost_machines: tuple[LostMachine, ...] = ()
     taught_paths: tuple[str, ...] = ()
     taught: int = 0
     teaching_failure: Failure | None = None
@@ -87,6 +95,15 @@ class Run(Frozen):
     def waits_for_review(self) -> bool:
         """Whether a person's decision is all that the run waits for."""
         return bool(self.open) and all(isinstance(command, Review) for command in self.open.values())
+
+    @property
+    def machine_number(self) -> int:
+        """Of the machine that the run has, or gets next; 1 is its first."""
+        return len(self.lost_machines) + 1
+
+    @property
+    def has_machine(self) -> bool:
+        return len(self.resource_ids) > sum(lost.id is not None for lost in self.lost_machines)
 
     @property
     def ending(self) -> bool:

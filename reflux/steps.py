@@ -14,6 +14,7 @@ from reflux.commands import (
     Generate,
     Judge,
     Prepare,
+    Provision,
     Review,
     RunJob,
     Score,
@@ -317,12 +318,17 @@ def compare(run: Run) -> Step:
 
 def without_comparison(run: Run, why: Failure) -> Step:
     run = run.warned(f"The test prompts were not evaluated: {why}")
-    return (run, ()) if run.ending else export(run.but(open={}, parked=()))
+    kept = {key: command for key, command in run.open.items() if isinstance(command, Provision)}
+    return (run, ()) if run.ending else export(run.but(open=kept, parked=()))
 
 
 def export(run: Run) -> Step:
     assert run.adapter_path is not None
-    return run.but(stage=Stage.EXPORTING), [ExportModel(stage=Stage.EXPORTING, epoch=run.epoch, adapter_path=run.adapter_path)]
+    commands: list[Command] = [ExportModel(stage=Stage.EXPORTING, epoch=run.epoch, adapter_path=run.adapter_path)]
+    machine = Provision(stage=Stage.PROVISIONING, number=run.machine_number)
+    if run.spec.compute.kind != "local" and not run.has_machine and machine.key not in run.open:
+        commands.append(machine)  # a stop has kept it from being replaced
+    return run.but(stage=Stage.EXPORTING), commands
 
 
 def deliver(run: Run, path: str) -> Step:

@@ -29,7 +29,10 @@ WAITS = {
     "worker_lost": [0, 0],
     "stalled": [0, 0],
     "disk_low": [0],
-    "spot_interrupted": [30] * 5,
+    "spot_interrupted": [30, 60, 120, 240, 480],
+    "instance_lost": [30, 60, 120],
+    "machine_silent": [30],
+    "no_capacity": [30, 60, 120, 300, 600],
     "provider_not_ready": [30, 30, 30],
     "gpu_out_of_memory": [],
     "nan_loss": [],
@@ -40,7 +43,7 @@ WAITS = {
 TERMINAL = """
 access_denied no_such_bucket model_not_found invalid_spec nan_loss empty_dataset invalid_dataset gpu_missing stage_timeout
 budget_exhausted quota_exceeded preflight_failed teaching_failed gpu_out_of_memory job_failed not_supported
-machines_not_set instance_lost machine_silent image_missing network_missing provider_refused
+machines_not_set image_missing network_missing provider_refused
 jobs_not_allowed no_container_engine no_inputs results_not_stored
 """
 

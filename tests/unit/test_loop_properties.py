@@ -9,14 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Review, Score, Teach
-from reflux.errors import failure
+from reflux.commands import Chunk, Command, Correct, Generate, Judge, Prepare, Provision, Review, Score, Teach
+from reflux.errors import POLICIES, failure
 from reflux.events import (
     AbortRequested,
     ChunkGenerated,
     CleanupOverdue,
     Event,
     EventAdapter,
+    MachineLost,
     PauseRequested,
     ResumeRequested,
     RunAdmitted,
@@ -130,6 +131,11 @@ class World(RuleBasedStateMachine):
         before = self.run
         self.tell(self.well_done(command, within(data)))
         assert self.run == before
+
+    @precondition(lambda self: self.run.has_machine or any(isinstance(c, Provision) for c in self.run.open.values()))
+    @rule(code=st.sampled_from([code for code, policy in POLICIES.items() if policy.of_machine]))
+    def machine_lost(self, code: str) -> None:
+        self.tell(MachineLost(number=self.run.machine_number, resource_id="i-1", failure=failure(code, "it is gone")))
 
     @rule()
     def paused(self) -> None:

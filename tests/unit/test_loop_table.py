@@ -13,6 +13,7 @@ from reflux.events import (
     ChunkGenerated,
     CleanupOverdue,
     Event,
+    MachineLost,
     PauseRequested,
     ResumeRequested,
     RunAdmitted,
@@ -39,6 +40,7 @@ pause_requested     ·                                   +   +   +   +   +   +  
 resume_requested    ·                                   .   .   .   .   .   .   .   .   .   .   .   .   .
 time_limit_reached  ·                                   >   +   +   +   +   +   +   +   .   .   .   .   .
 cleanup_overdue     ·                                   .   .   .   .   .   .   .   .   .   >   .   .   .
+machine_lost        ·                                   !   !   >   >   >   >   >   >   >   .   .   .   .
 preflight_passed    preflight                           !   >   .   .   .   .   .   .   .   .   .   .   .
 machine_provisioned provision                           !   !   >   .   .   .   .   .   .   .   .   .   .
 dataset_prepared    prepare                             !   !   !   >   .   .   .   .   .   .   .   .   .
@@ -126,6 +128,7 @@ fact                command                             que val pro pre tea tra 
 pause_requested     ·                                   +   +   +   +   -   +   -   -   +   .   .   .   .
 abort_requested     ·                                   >   +   +   +   -   +   -   -   +   .   .   .   .
 time_limit_reached  ·                                   >   +   +   +   -   +   -   -   .   .   .   .   .
+machine_lost        ·                                   !   !   >   >   -   >   -   -   +   .   .   .   .
 job_finished        run_job                             !   !   !   !   -   >   -   -   .   .   .   .   .
 task_failed         run_job                             !   !   !   !   -   >   -   -   .   .   .   .   .
 task_stopped        run_job                             !   !   !   !   -   =   -   -   .   .   .   .   .
@@ -141,6 +144,7 @@ REQUESTS = {
     "resume_requested": ResumeRequested(),
     "time_limit_reached": TimeLimitReached(),
     "cleanup_overdue": CleanupOverdue(),
+    "machine_lost": MachineLost(number=1, resource_id="i-1", failure=failure("instance_lost", "i-1 is gone")),
 }
 # A machine of its own, two shards of teaching, poor answers, a review, so that every stage and every command comes up
 SECTIONS: dict[str, Any] = {
@@ -166,6 +170,7 @@ abort_requested     +        +        >        .        +        .
 pause_requested     +        .        .        .        .        .
 resume_requested    .        >        >        .        .        .
 time_limit_reached  +        +        >        .        .        .
+machine_lost        >        +        +        .        +        .
 task_stopped        =        +        .        >        >        >
 """
 
@@ -306,7 +311,7 @@ def moment(recipe: str, stage: Stage, key: str) -> Run:
 
 def stopping(state: str) -> Story:
     """A run in refining: `going`, or on its way to a stop, one score still in hand (none, once `paused`)."""
-    story = Story().until(Stage.REFINING)
+    story = Story(compute={"kind": "ec2"}).until(Stage.REFINING)
     story.generated("generate-001-student", chunk())
     match state:
         case "pausing" | "paused":

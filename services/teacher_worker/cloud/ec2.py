@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reflux.errors import RefluxError, Retriable, Terminal
+from reflux.errors import RefluxError, Retriable
 from reflux.machines import TAG_DEPLOYMENT, TAG_RUN, TAG_TOKEN, Ended, Machine, Place, Volume
 from reflux.spec import Compute
 from services.teacher_worker.cloud import costs
@@ -105,7 +105,7 @@ def seen(machine: Machine) -> tuple[str, RefluxError | None]:
         return state, None
     reason = found[0].get("StateReason", {})
     why = f"{reason.get('Code', 'no reason was given')} {reason.get('Message', '')}".strip()
-    return state, Terminal("instance_lost", f"{machine.id} was {state} before it could work: {why}")
+    return state, Retriable("instance_lost", f"{machine.id} was {state} before it could work: {why}")
 
 
 def strays(place: Place) -> list[Machine]:
