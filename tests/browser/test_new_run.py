@@ -64,7 +64,33 @@ def test_rows_are_uploaded_and_errors_named_by_line(site: Site, visit: Visitors,
             page.get_by_role("button", name="Upload JSONL or CSV").first.click()
         chosen.value.set_files(rows)
         expect(page.locator("main")).to_contain_text(told)
-    expect(page.get_by_label("Training rows")).to_have_value(re.compile(r"/datasets/\w+/rows.jsonl$"))
+    expect(page.get_by_label("Training rows", exact=True)).to_have_value(re.compile(r"/datasets/\w+/rows.jsonl$"))
+
+
+def test_a_place_is_looked_into(site: Site, visit: Visitors, tmp_path: Path) -> None:
+    (tmp_path / "gate.c").write_text("int gate; // \u202e\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Ask <b>.", "completion": "int x;"}\n{"prompt": "Ask."}\n')
+    page = visit("/new")
+    page.get_by_role("button", name="Look into it: source 1").click()
+    expect(page.locator("main")).to_contain_text("No place is named.")
+    page.get_by_label("Source files").fill(f"file://{tmp_path}")
+    look = page.get_by_role("button", name="Look into it: source 1")
+    look.click()
+    site.world.look()
+    expect(page.locator("main")).to_contain_text("Files of C or C++: 1 (1 .c). Others: 1.")
+    expect(page.get_by_role("region", name="The first lines of a file")).to_contain_text("int gate; // U+202E")
+    page.get_by_label("Source files").fill(f"file://{tmp_path}/gone")
+    look.click()
+    site.world.look()
+    expect(page.locator("main")).to_contain_text("there is no such folder. Verify the data paths")
+    page.get_by_text("Fine-tune on rows").click()
+    page.get_by_label("Training rows", exact=True).fill(f"file://{rows}")
+    page.get_by_role("button", name="Look into it: Training rows").click()
+    site.world.look()
+    expect(page.locator("main")).to_contain_text("Looked at 2 rows (JSONL). Wrong: 1.")
+    expect(page.locator("main")).to_contain_text("line 2: `completion` is empty")
+    expect(page.get_by_role("region", name="The first rows")).to_contain_text("Ask <b>.")
 
 
 def test_a_run_begins_with_another_ones_settings(site: Site, visit: Visitors) -> None:

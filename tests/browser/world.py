@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from reflux.artifacts import Artifacts
 from reflux.commands import Chunk, CleanUp, Command, Correct, Generate, Train
-from reflux.errands import Errand, ErrandClaim, ErrandEnd, Said, Written
-from reflux.errors import failure
+from reflux.errands import Errand, ErrandClaim, ErrandEnd, ErrandFailing, PreviewErrand, Result, Said
+from reflux.errors import RefluxError, failure
 from reflux.events import Event, RunAdmitted
 from reflux.protocol import Assignment, Beat, Claim, LogLine, MetricPoint, Progress, Registration
 from reflux.queues import service
@@ -33,6 +33,7 @@ from services.api.database import make_engine
 from services.api.settings import Settings
 from services.api.tables import RunRow
 from services.evaluator import tasks as evaluator
+from services.teacher_worker import previews
 from tests.browser import pupil
 from tests.integration.by_hand import eventually
 from tests.unit import stories
@@ -178,9 +179,19 @@ class World:
         with self.session() as session:
             return errand_desk.said(session, given.id, Said(attempt=given.attempt, at=at, text=words)).go_on
 
-    def end(self, given: Errand, result: Written | Verdict) -> None:
+    def end(self, given: Errand, result: Result) -> None:
         with self.session() as session:
             errand_desk.end(session, given.id, ErrandEnd(attempt=given.attempt, at=10**6, result=result))
+
+    def look(self) -> None:
+        """Into the place that somebody asks about, as a teacher worker does."""
+        given = self.errand("teacher_worker")
+        assert isinstance(given.order, PreviewErrand)
+        try:
+            self.end(given, previews.look(given.order))
+        except RefluxError as error:
+            with self.session() as session:
+                errand_desk.fail(session, given.id, ErrandFailing(attempt=given.attempt, failure=error.failure()))
 
     # What workers answer
 

@@ -1,7 +1,7 @@
-"""What a new run learns from: sources by path or bucket, or rows of its own, uploaded and looked at line by line."""
+"""What a new run learns from: sources and prompts by path or bucket, or rows, uploaded too. All of it can be looked into."""
 
-import html
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,12 @@ from nicegui import events, ui
 
 from reflux.views import DatasetView, Problem
 from services.api import datasets
-from services.api.dashboard import shell
+from services.api.dashboard import previews, shell
+from services.api.dashboard.previews import Look
 from services.api.dashboard.spec_form import Entry, Form, put_value
 
 FORMS = {".jsonl": "jsonl", ".csv": "csv"}
-SHOWN_CHARACTERS = 240
-WHERE = (
-    "A folder that the workers see (file:///…), or a bucket (s3://bucket/prefix/). "
-    "Preflight looks into it before anything is paid for."
-)
+WHERE = "A folder that the workers see (file:///…), or a bucket (s3://bucket/prefix/)."
 
 
 class Sources:
@@ -36,6 +33,9 @@ class Sources:
         kept = [row for row in given if isinstance(row, dict)] if isinstance(given, list) else []
         return kept or [{"uri": "", "domain": ""}]
 
+    def _place(self, number: int) -> str:
+        return str(self._given()[number].get("uri") or "")
+
     def _rows(self) -> None:
         self.place.clear()
         with self.place:
@@ -50,6 +50,7 @@ class Sources:
                             "flat round dense"
                         )
                         drop.props["aria-label"] = f"Remove place {number + 1}"
+                Look("sources", partial(self._place, number), f"source {number + 1}")
             error = shell.text("", "p", "problem small").props("id=f-data-sources-error role=alert")
             shell.text(WHERE, "p", "help").props("id=f-data-sources-help")
             ui.button("Another place", icon="add", on_click=self._add).props("flat dense").classes("start")
@@ -98,6 +99,7 @@ class Rows:
         pick.on("click", js_handler=f"() => getElement({upload.id}).$refs.qRef.pickFiles()")
         self.upload = upload
         self.place = ui.element("div").classes("stack").props("aria-live=polite")
+        self.look = Look("rows", lambda: str(self.form.get(self.path) or ""), self.label)
 
     async def _take(self, event: events.UploadEventArguments) -> None:
         path = Path(event.file.name)
@@ -136,12 +138,18 @@ class Rows:
 
     def _right(self, name: str, stored: DatasetView) -> None:
         self.place.clear()
+        self.look.clear()
         with self.place:
             shell.text(f"{name}: {stored.rows} rows, {stored.bytes / 1000:,.0f} kB. The first:", "p", "small")
-            with ui.element("div").classes("preview").props('tabindex=0 role=region aria-label="The first rows"'):
-                for row in stored.preview:
-                    with ui.element("div").classes("preview-row"):
-                        for message in row.messages:
-                            text = message.content
-                            cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-                            ui.html(f"<b>{message.role}</b> {html.escape(cut)}", sanitize=False, tag="p")
+            previews.rows(stored.preview)
+
+
+class Prompts:
+    """`prompts.uri`: prompts of one's own, in place of those that the sources give."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def draw(self) -> None:
+        self.form.draw("prompts.uri", "Prompts of your own")
+        Look("prompts", lambda: str(self.form.get("prompts.uri") or ""), "prompts")

@@ -7,7 +7,7 @@ from nicegui import ui
 from reflux.spec import RunSpec
 from services.api import catalogue, runs
 from services.api.dashboard import shell
-from services.api.dashboard.new_data import Rows, Sources
+from services.api.dashboard.new_data import Prompts, Rows, Sources
 from services.api.dashboard.new_plan import Plan
 from services.api.dashboard.spec_form import Form, section_fields
 from services.api.problems import ProblemError
@@ -100,6 +100,7 @@ class NewRun:
             with _card("Data" if recipe != "job" else "Command"):
                 if recipe == "distill":
                     Sources(self.form).draw()
+                    Prompts(self.form).draw()
                 if recipe == "finetune":
                     Rows(self.form, "data.train", "Training rows").draw()
                     Rows(self.form, "data.validation", "Rows for validation").draw()
