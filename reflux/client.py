@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -57,6 +58,7 @@ Tell = Callable[[int], object]
 TRIES = 6
 PART_BYTES = 65536
 AWAY = (429, 502, 503, 504)  # try again later
+_inert = partial(quote, safe="")  # as one part of a path: an id leads nowhere else
 
 
 class ApiError(Exception):
@@ -91,48 +93,50 @@ class Client:
         return self._call(DryRun, "POST", "/v1/runs", json=spec, params={"dry_run": True})
 
     def run(self, run_id: str) -> RunView:
-        return self._call(RunView, "GET", f"/v1/runs/{run_id}")
+        return self._call(RunView, "GET", f"/v1/runs/{_inert(run_id)}")
 
     def runs(self, **filters: str | int | None) -> RunList:
         return self._call(RunList, "GET", "/v1/runs", params=_given(filters))
 
     def abort(self, run_id: str, *, discard: bool = False) -> RunView:
-        return self._call(RunView, "POST", f"/v1/runs/{run_id}/abort", params={"discard": discard})
+        return self._call(RunView, "POST", f"/v1/runs/{_inert(run_id)}/abort", params={"discard": discard})
 
     def pause(self, run_id: str) -> RunView:
-        return self._call(RunView, "POST", f"/v1/runs/{run_id}/pause")
+        return self._call(RunView, "POST", f"/v1/runs/{_inert(run_id)}/pause")
 
     def resume(self, run_id: str) -> RunView:
-        return self._call(RunView, "POST", f"/v1/runs/{run_id}/resume")
+        return self._call(RunView, "POST", f"/v1/runs/{_inert(run_id)}/resume")
 
     def delete(self, run_id: str, *, artifacts: bool = False) -> None:
         """Forget a run that is over; with `artifacts`, what it made too."""
-        self._request("DELETE", f"/v1/runs/{run_id}", params={"artifacts": artifacts})
+        self._request("DELETE", f"/v1/runs/{_inert(run_id)}", params={"artifacts": artifacts})
 
     def epochs(self, run_id: str, after: int = 0, limit: int = 100) -> EpochList:
-        return self._call(EpochList, "GET", f"/v1/runs/{run_id}/epochs", params={"after": after, "limit": limit})
+        return self._call(EpochList, "GET", f"/v1/runs/{_inert(run_id)}/epochs", params={"after": after, "limit": limit})
 
     def answers(self, run_id: str, epoch: int | None = None, **filters: str | int | None) -> AnswerList:
         """Scored answers of an epoch (the newest): `order` worst or prompt; `model`, `set`, `after`, `limit`."""
-        return self._call(AnswerList, "GET", f"/v1/runs/{run_id}/answers", params=_given(filters | {"epoch": epoch}))
+        return self._call(AnswerList, "GET", f"/v1/runs/{_inert(run_id)}/answers", params=_given(filters | {"epoch": epoch}))
 
     def metrics(self, run_id: str, *names: str, max_points: int = 500) -> SeriesList:
         params: dict[str, Any] = {"name": names, "max_points": max_points}
-        return self._call(SeriesList, "GET", f"/v1/runs/{run_id}/metrics", params=params)
+        return self._call(SeriesList, "GET", f"/v1/runs/{_inert(run_id)}/metrics", params=params)
 
     def logs(self, run_id: str, **filters: str | int | None) -> LogList:
         """Lines, the oldest first: `service`, `level`, `after`, `limit`."""
-        return self._call(LogList, "GET", f"/v1/runs/{run_id}/logs", params=_given(filters))
+        return self._call(LogList, "GET", f"/v1/runs/{_inert(run_id)}/logs", params=_given(filters))
 
     def checkpoints(self, run_id: str) -> CheckpointList:
-        return self._call(CheckpointList, "GET", f"/v1/runs/{run_id}/checkpoints")
+        return self._call(CheckpointList, "GET", f"/v1/runs/{_inert(run_id)}/checkpoints")
 
     def artifacts(self, run_id: str, after: str | None = None, limit: int = 1000) -> ArtifactList:
-        return self._call(ArtifactList, "GET", f"/v1/runs/{run_id}/artifacts", params=_given({"after": after, "limit": limit}))
+        return self._call(
+            ArtifactList, "GET", f"/v1/runs/{_inert(run_id)}/artifacts", params=_given({"after": after, "limit": limit})
+        )
 
     def download(self, run_id: str, path: str, to: Path, tell: Tell = lambda _: None) -> Path:
         """Write one artifact to the file `to`. `tell` hears how many bytes have come, each time some do."""
-        url = f"/v1/runs/{run_id}/artifacts/{quote(path)}"
+        url = f"/v1/runs/{_inert(run_id)}/artifacts/{quote(path)}"
         try:
             with self.http.stream("GET", url, follow_redirects=True) as response:
                 _raise_for_problem(response)
@@ -146,19 +150,19 @@ class Client:
 
     def reviews(self, run_id: str) -> list[ReviewView]:
         """Corrections that wait for a person's decision."""
-        return TypeAdapter(list[ReviewView]).validate_python(self._request("GET", f"/v1/runs/{run_id}/reviews").json())
+        return TypeAdapter(list[ReviewView]).validate_python(self._request("GET", f"/v1/runs/{_inert(run_id)}/reviews").json())
 
     def decide(self, run_id: str, key: str, decisions: Sequence[Decision], others: str | None = None) -> RunView:
         """Answer a review; `others`, "approve" or "refuse", decides on what `decisions` do not name."""
         body = {"decisions": [decision.model_dump() for decision in decisions], "others": others}
-        return self._call(RunView, "POST", f"/v1/runs/{run_id}/reviews/{key}", json=body)
+        return self._call(RunView, "POST", f"/v1/runs/{_inert(run_id)}/reviews/{_inert(key)}", json=body)
 
     def fork(self, run_id: str, *, epoch: int | None = None, changes: dict[str, Any] | None = None) -> RunView:
         """A new run that goes on after an epoch of this one (left out: its last), with `changes` by section of its spec."""
-        return self._call(RunView, "POST", f"/v1/runs/{run_id}/fork", json={"epoch": epoch, "changes": changes or {}})
+        return self._call(RunView, "POST", f"/v1/runs/{_inert(run_id)}/fork", json={"epoch": epoch, "changes": changes or {}})
 
     def events(self, run_id: str, after: int = 0, limit: int = 100) -> EventList:
-        return self._call(EventList, "GET", f"/v1/runs/{run_id}/events", params={"after": after, "limit": limit})
+        return self._call(EventList, "GET", f"/v1/runs/{_inert(run_id)}/events", params={"after": after, "limit": limit})
 
     def ready(self) -> ReadyView:
         return self._call(ReadyView, "GET", "/readyz")
@@ -209,7 +213,7 @@ class Client:
         return self._call(KeyList, "GET", "/v1/keys").data
 
     def revoke_key(self, key_id: str) -> None:
-        self._request("DELETE", f"/v1/keys/{key_id}")
+        self._request("DELETE", f"/v1/keys/{_inert(key_id)}")
 
     def follow(self, run_id: str, after: int = 0) -> Iterator[EventView]:
         """Every event of a run once, in order, live until the run is over; a lost connection is taken up again."""
@@ -217,7 +221,7 @@ class Client:
         while not over:
             try:
                 headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-                with self.http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers, timeout=30) as response:
+                with self.http.stream("GET", f"/v1/runs/{_inert(run_id)}/events", headers=headers, timeout=30) as response:
                     _raise_for_problem(response)
                     heard = True
                     for line in response.iter_lines():

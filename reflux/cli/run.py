@@ -175,7 +175,9 @@ def delete(
 
 
 app.command(
-    epilog=examples("reflux run logs 20261125-110001-fed803 --level warning", "reflux run logs 20261125-110001-fed803 --follow")
+    epilog=examples(
+        "reflux run logs 20261125-110001-fed803 --level warning", "reflux run logs 20261125-110001-fed803 --last 50 --follow"
+    )
 )(logs)
 app.command(
     epilog=examples(
