@@ -1,13 +1,15 @@
 """deploy/kubernetes against Kubernetes' own schemas, and shut in as docker-compose.yml is. What is listed is what is applied."""
 
+import copy
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from reflux.queues import kinds
 from tests.environment import ROOT
@@ -37,10 +39,103 @@ def of(kind: str, overlay: str = "gpu") -> dict[str, dict[str, Any]]:
     return {o["metadata"]["name"]: o for o in OBJECTS[overlay] if o["kind"] == kind}
 
 
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Target(Strict):
+    name: str
+    kind: str = "Deployment"
+    apiVersion: str = "apps/v1"
+
+
+class Prometheus(Strict):
+    """KEDA's scalers take strings alone: a bare number is refused."""
+
+    serverAddress: str
+    query: str
+    threshold: Annotated[str, StringConstraints(pattern=r"^[0-9.]+$")]
+    activationThreshold: str = "0"
+    namespace: str = ""
+    ignoreNullValues: str = "true"
+
+
+class Trigger(Strict):
+    type: Literal["prometheus"]
+    metadata: Prometheus
+    name: str | None = None
+    metricType: Literal["AverageValue", "Value"] = "AverageValue"
+
+
+class Hpa(Strict):
+    name: str | None = None
+    behavior: dict[str, Any]
+
+
+class Advanced(Strict):
+    restoreToOriginalReplicaCount: bool = False
+    horizontalPodAutoscalerConfig: Hpa
+
+
+class ScaledObjectSpec(Strict):
+    """keda.sh/v1alpha1, as far as it is used here: https://keda.sh/docs/latest/reference/scaledobject-spec/"""
+
+    scaleTargetRef: Target
+    minReplicaCount: int = Field(ge=0)
+    maxReplicaCount: int = Field(ge=1)
+    pollingInterval: int = Field(default=30, ge=1)
+    cooldownPeriod: int = 300
+    advanced: Advanced
+    triggers: list[Trigger] = Field(min_length=1)
+
+
 @pytest.mark.parametrize("thing", ALL)
 def test_each_object_has_the_form_that_kubernetes_takes(thing: dict[str, Any]) -> None:
-    if thing["kind"] != "ScaledObject":  # KEDA's
-        kubernetes_validate.validate(thing, VERSION, strict=True)
+    kubernetes_validate.validate(autoscaler(thing) if thing["kind"] == "ScaledObject" else thing, VERSION, strict=True)
+
+
+def autoscaler(thing: dict[str, Any]) -> dict[str, Any]:
+    """What KEDA makes of a ScaledObject: a HorizontalPodAutoscaler of Kubernetes' own."""
+    assert thing["apiVersion"] == "keda.sh/v1alpha1"
+    spec = ScaledObjectSpec.model_validate(thing["spec"])
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": thing["metadata"],
+        "spec": {
+            "scaleTargetRef": spec.scaleTargetRef.model_dump(),
+            "minReplicas": spec.minReplicaCount,
+            "maxReplicas": spec.maxReplicaCount,
+            "behavior": spec.advanced.horizontalPodAutoscalerConfig.behavior,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [
+        (("triggers", 0, "metadata", "threshold"), 2),
+        (("minReplicas",), 1),
+        (("advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "policies", 0, "type"), None),
+    ],
+)
+def test_a_scaler_that_the_cluster_would_refuse_is_found(where: tuple[str | int, ...], wrong: object) -> None:
+    thing = copy.deepcopy(of("ScaledObject")["evaluator"])
+    *path, last = where
+    inner: Any = thing["spec"]
+    for step in path:
+        inner = inner[step]
+    inner[last] = wrong
+    with pytest.raises((ValidationError, kubernetes_validate.ValidationError)):
+        kubernetes_validate.validate(autoscaler(thing), VERSION, strict=True)
+
+
+def test_a_stateful_set_has_its_headless_service() -> None:
+    for overlay in OBJECTS:
+        for workload in of("StatefulSet", overlay).values():
+            service = of("Service", overlay)[workload["spec"]["serviceName"]]["spec"]
+            assert service["clusterIP"] == "None"
+            assert service["selector"].items() <= workload["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_every_process_has_its_workload_its_budget_and_its_account() -> None:
