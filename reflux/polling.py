@@ -1,6 +1,6 @@
 """A worker without a road to the broker: the machine of one run asks the API for the run's next task, again and again.
 
-Its key is good for that run, and until it is over; then the worker ends, and with it the machine.
+Its key is good for that run, and until it is over. The worker ends before, once no more work will come, and with it the machine.
 """
 
 import signal
@@ -35,7 +35,7 @@ def work(worker: "Worker") -> None:
             if claimed is not None:
                 worker.carry_out(Assignment.model_validate(claimed))
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 410):
                 log.info("run_is_over")
                 return
             log.warning("claim_unheard", error=str(error)[:200])

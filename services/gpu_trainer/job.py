@@ -26,6 +26,7 @@ from reflux.commands import RunJob
 from reflux.errors import RefluxError, Retriable, Stopped, Terminal
 from reflux.events import JobFinished
 from reflux.task import Task
+from services.gpu_trainer import sagemaker
 from services.gpu_trainer.command import Lines, Running, hint, manner
 from services.gpu_trainer.surroundings import (
     INSIDE,
@@ -95,7 +96,7 @@ def run_job(task: Task) -> JobFinished:
     if not allowed():
         raise Terminal("jobs_not_allowed", "This gpu_trainer may not run commands of users' own")
     story = Story(task)
-    place = Place(Path(tempfile.mkdtemp(prefix="reflux-job-")))
+    place = Place(Path(tempfile.mkdtemp(prefix="reflux-job-")), sagemaker.folders())
     kept = False
     try:
         with (place.root / "job.log").open("w", encoding="utf-8") as log:
@@ -118,15 +119,18 @@ def _phases(task: Task, story: Story, place: Place, lines: Lines) -> JobFinished
     job = task.spec.job
     sync = Sync(task.check, lambda done, total: story.tell(done / 1e6, total / 1e6, "MB"), lambda line: task.log(line, "warning"))
     with story.phase("initialization") as facts:
-        for folder in place.folders.values():
-            folder.mkdir()
+        place.make()
         place.parameters.write_text(json.dumps(job.parameters, indent=2), encoding="utf-8")
         engine = engine_here() if job.container else None
         facts |= {"cuda_available": shutil.which("nvidia-smi") is not None, "venv_hash": installed()}
     with story.phase("data_sync") as facts:
         copied = Copied()
         for uri, name in ((job.code_uri, "code"), (job.inputs_uri, "inputs")):
-            if uri:
+            if uri and name in place.given:
+                found = [file.stat().st_size for file in files_below(place[name]).values()]
+                task.log(f"{name}: {len(found)} files, {sum(found)} bytes, in {place[name]} already")
+                copied += Copied(len(found), sum(found))
+            elif uri:
                 copied += _fetched(task, sync, uri, place[name])
         _make_scripts_executable(place["code"])
         unhurried = Sync(lambda: _unless_killed(task), lambda *_: None, sync.log)
@@ -216,7 +220,7 @@ def _run(task: Task, place: Place, lines: Lines, mirror: Mirror, engine: str | N
 def _start(task: Task, place: Place, engine: str | None) -> tuple[list[str], Path, dict[str, str], list[str]]:
     """The command, where it runs, its environment, and what is to be run after it."""
     job = task.spec.job
-    environment = variables(task, INSIDE if engine else place.root) | job.environment
+    environment = variables(task, Place(INSIDE) if engine else place) | job.environment
     if engine is None:
         command = [sys.executable, *job.command[1:]] if job.command[0] in ("python", "python3") else list(job.command)
         return command, place["code"], environment, []

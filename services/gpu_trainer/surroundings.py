@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from reflux.errors import Terminal
 from reflux.task import Task
+from services.gpu_trainer import sagemaker
 
 PR_SET_DUMPABLE = 4
 PASSED_ON = (
@@ -27,13 +28,22 @@ INSIDE = Path("/opt/reflux")  # where a container sees the job's folders
 
 @dataclass
 class Place:
-    """A job's folders, below one that is its own."""
+    """A job's folders, below one that is its own; but for those that it was `given`."""
 
     root: Path
+    given: dict[str, Path] = field(default_factory=dict)
 
     @property
     def folders(self) -> dict[str, Path]:
-        return {name: self.root / name for name in ("code", "inputs", "outputs", "checkpoints", "tmp")}
+        return {name: self.root / name for name in ("code", "inputs", "outputs", "checkpoints", "tmp")} | self.given
+
+    def make(self) -> None:
+        """The folders, all but given inputs empty."""
+        for name, folder in self.folders.items():
+            if name in self.given and name != "inputs":
+                for left in folder.iterdir():
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            folder.mkdir(exist_ok=True)
 
     @property
     def parameters(self) -> Path:
@@ -43,13 +53,13 @@ class Place:
         return self.folders[name]
 
 
-def variables(task: Task, root: Path) -> dict[str, str]:
-    """The whole environment of the command, whose folders it sees below `root`."""
-    inputs, outputs, checkpoints = str(root / "inputs"), str(root / "outputs"), str(root / "checkpoints")
+def variables(task: Task, place: Place) -> dict[str, str]:
+    """The whole environment of the command, whose folders it sees at `place`."""
+    inputs, outputs, checkpoints = (str(place[name]) for name in ("inputs", "outputs", "checkpoints"))
     ours = {
         "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
-        "HOME": str(root / "tmp"),
-        "TMPDIR": str(root / "tmp"),
+        "HOME": str(place["tmp"]),
+        "TMPDIR": str(place["tmp"]),
         "PYTHONUNBUFFERED": "1",
         "REFLUX_RUN_ID": task.run_id,
         "REFLUX_ATTEMPT": str(task.attempt),
@@ -57,14 +67,15 @@ def variables(task: Task, root: Path) -> dict[str, str]:
         "REFLUX_INPUTS": inputs,
         "REFLUX_OUTPUTS": outputs,
         "REFLUX_CHECKPOINTS": checkpoints,
-        "REFLUX_PARAMETERS": str(root / "tmp" / "parameters.json"),
+        "REFLUX_PARAMETERS": str(place.parameters),
         "SM_CHANNEL_TRAINING": inputs,
         "SM_OUTPUT_DATA_DIR": outputs,
         "SM_MODEL_DIR": outputs,
         "SM_CHECKPOINT_DIR": checkpoints,
         "SM_HPS": json.dumps(task.spec.job.parameters),
     }
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | ours
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed_on | ours | sagemaker.variables(task.spec.job.parameters)
 
 
 def in_container(

@@ -17,7 +17,7 @@ from reflux.spec import RunSpec
 from reflux.task import Task
 from services.teacher_worker import ingest, job_data, prompts, student_checks, teacher_checks, uploads
 from services.teacher_worker.check import Check, failed
-from services.teacher_worker.cloud import costs, machines, providers
+from services.teacher_worker.cloud import costs, machines, sagemaker
 
 Workers = Callable[[], list[dict[str, Any]]]
 
@@ -54,10 +54,10 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
         if uri:
             yield _target(name, uri)
     if spec.recipe == "job":
-        yield from _job(spec, workers)
+        yield from _job(spec, artifacts, workers)
         return
     if spec.compute.kind != "local":
-        yield _machine(spec)
+        yield _machine(spec, artifacts)
         yield student_checks.student(spec, [{"name": "gpu_trainer@elsewhere"}])
         yield student_checks.hub_token(spec)
         return
@@ -74,11 +74,12 @@ def checks(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Ch
     yield student_checks.disk(spec, trainers)
 
 
-def _machine(spec: RunSpec) -> Check:
+def _machine(spec: RunSpec, artifacts: Artifacts) -> Check:
     """What can be known of a machine before it is asked for."""
     try:
-        providers.check(spec.compute.kind)
         compute, place = machines.settled(spec.compute), machines.settings()
+        if compute.kind == "sagemaker":
+            sagemaker.check(compute, place.artifacts_url or artifacts.url)
     except RefluxError as error:
         return failed("machine", error)
     price = costs.per_hour(compute.instance_type or "", compute.volume_gb)
@@ -89,7 +90,7 @@ def _machine(spec: RunSpec) -> Check:
     return Check("machine", "ok", told)
 
 
-def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
+def _job(spec: RunSpec, artifacts: Artifacts, workers: Workers) -> Iterator[Check]:
     for uri in job_data.places(spec.job):
         try:
             found = job_data.sizes(uri)
@@ -103,7 +104,7 @@ def _job(spec: RunSpec, workers: Workers) -> Iterator[Check]:
         yield _target("outputs of the job", spec.job.outputs_uri)
     registered, unknown = _registered(workers)
     if spec.compute.kind != "local":
-        yield _machine(spec)
+        yield _machine(spec, artifacts)
     elif unknown:
         yield unknown
     else:

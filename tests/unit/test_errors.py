@@ -43,7 +43,7 @@ WAITS = {
 TERMINAL = """
 access_denied no_such_bucket model_not_found invalid_spec nan_loss empty_dataset invalid_dataset gpu_missing stage_timeout
 budget_exhausted quota_exceeded preflight_failed teaching_failed gpu_out_of_memory job_failed not_supported
-machines_not_set image_missing network_missing provider_refused
+machines_not_set container_failed image_missing network_missing provider_refused
 jobs_not_allowed no_container_engine no_inputs results_not_stored
 """
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -20,6 +20,7 @@ from reflux.protocol import (
     Registration,
     Stopping,
 )
+from reflux.stages import Stage
 from reflux.views import WorkerView
 from services.api import errand_desk, tasks
 from services.api.auth import AtWork, Key, Worker
@@ -28,7 +29,8 @@ from services.api.listening import Listener
 from services.api.problems import ProblemError
 from services.api.session import Configured, Database
 from services.api.settings import Settings
-from services.api.tables import TaskRow, WorkerRow
+from services.api.tables import RunRow, TaskRow, WorkerRow
+from services.api.traced_calls import reported
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 LOOK_SECONDS = 5.0  # a task may be due without a ring: one that is tried again after a wait
@@ -62,7 +64,7 @@ def claim(key: AtWork, session: Database, settings: Configured, task_id: int, bo
 
 @router.post("/tasks/claim", response_model=Assignment)
 async def claim_next(key: AtWork, request: Request, settings: Configured, body: ClaimNext) -> Assignment | Response:
-    """The next GPU task of the run that this machine's key is for; or 204, after `seconds` without any."""
+    """The next GPU task of the run of this machine's key; 204 after `seconds` without any, 410 once there will be none."""
     if key.run_id is None:
         raise ProblemError(403, "wrong_role", "Only the machine of a run claims its next task so.", "Answer rings instead.")
     assignment = await until_left(request, _next(request, settings, key.run_id, body))
@@ -77,7 +79,7 @@ def beat(key: AtWork, session: Database, settings: Configured, task_id: int, bod
     return answer
 
 
-@router.post("/tasks/{task_id}/complete")
+@router.post("/tasks/{task_id}/complete", dependencies=[Depends(reported)])
 def complete(key: AtWork, session: Database, task_id: int, body: Completion) -> Accepted:
     _own(session, key, task_id)
     answer = tasks.complete(session, task_id, body.attempt, body.event)
@@ -85,7 +87,7 @@ def complete(key: AtWork, session: Database, task_id: int, body: Completion) -> 
     return answer
 
 
-@router.post("/tasks/{task_id}/fail")
+@router.post("/tasks/{task_id}/fail", dependencies=[Depends(reported)])
 def fail(key: AtWork, session: Database, task_id: int, body: Failing) -> Accepted:
     _own(session, key, task_id)
     answer = tasks.fail(session, task_id, body.attempt, body.failure)
@@ -93,7 +95,7 @@ def fail(key: AtWork, session: Database, task_id: int, body: Failing) -> Accepte
     return answer
 
 
-@router.post("/tasks/{task_id}/stopped")
+@router.post("/tasks/{task_id}/stopped", dependencies=[Depends(reported)])
 def stopped(key: AtWork, session: Database, task_id: int, body: Stopping) -> Accepted:
     _own(session, key, task_id)
     answer = tasks.stopped(session, task_id, body.attempt, handed_back=body.handed_back)
@@ -112,7 +114,10 @@ async def _next(request: Request, settings: Settings, run_id: str, body: ClaimNe
 
     def look() -> Assignment | None:
         with Session(request.app.state.engine, expire_on_commit=False) as session, session.begin():
-            return tasks.claim_next(session, run_id, body, settings)
+            found = tasks.claim_next(session, run_id, body, settings)
+            if found is None and session.scalar(select(RunRow.status).where(RunRow.id == run_id)) == Stage.CLEANING_UP:
+                raise ProblemError(410, "no_more_work", f"{run_id} has no more work for its machine.", "Let the machine end.")
+            return found
 
     listener: Listener = request.app.state.listener
     clock = asyncio.get_running_loop()

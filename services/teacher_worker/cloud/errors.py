@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from reflux.errors import POLICIES, ErrorClass, RefluxError, Retriable, Terminal
 
@@ -23,6 +30,22 @@ CODES = {
     "invalid_spec": "Unsupported InvalidParameterValue InvalidParameterCombination InvalidParameter ValidationException",
 }
 MEANS = {code: meaning for meaning, codes in CODES.items() for code in codes.split()}
+# Of a SageMaker job that failed: the first of these that its FailureReason, in small letters, has in it.
+REASONS = (
+    ("capacityerror", "no_capacity"),
+    ("insufficient capacity", "no_capacity"),
+    ("insufficientcapacity", "no_capacity"),
+    ("resourcelimitexceeded", "quota_exceeded"),
+    ("internalservererror", "provider_not_ready"),
+    ("no s3 objects found", "no_inputs"),
+    ("assume", "role_not_found"),
+    ("access denied", "access_denied"),
+    ("accessdenied", "access_denied"),
+    ("not authorized", "access_denied"),
+    ("pull", "image_missing"),
+    ("manifest", "image_missing"),
+    ("ecr image", "image_missing"),
+)
 GONE = ("InvalidInstanceID.NotFound", "InvalidVolume.NotFound")
 STILL = ("IncorrectInstanceState", "IncorrectState", "VolumeInUse")
 
@@ -45,6 +68,14 @@ def meaning(error: ClientError) -> str:
     return found
 
 
+def reason_of(failure: str) -> str:
+    """The code of reflux.errors for the FailureReason of a SageMaker job."""
+    told = failure.lower()
+    if told.startswith("algorithmerror"):  # what a container says of itself may hold any word
+        return "container_failed"
+    return next((code for words, code in REASONS if words in told), "provider_refused")
+
+
 def translated(error: ClientError | BotoCoreError, what: str) -> RefluxError:
     """The RefluxError that says what happened while `what` was tried."""
     if isinstance(error, ClientError):
@@ -52,12 +83,16 @@ def translated(error: ClientError | BotoCoreError, what: str) -> RefluxError:
         told = f"{what}: {code_of(error)}: {error.response.get('Error', {}).get('Message', '')}"
     elif isinstance(error, NoCredentialsError | PartialCredentialsError):
         code, told = "no_credentials", f"{what}: AWS credentials were not found"
-    elif isinstance(error, NoRegionError):
-        code, told = "invalid_spec", f"{what}: no region is set"
+    elif isinstance(error, NoRegionError | ParamValidationError):
+        code, told = "invalid_spec", f"{what}: {error}"
     else:
         code, told = "provider_not_ready", f"{what}: {error}"
+    return problem(code, told)
+
+
+def problem(code: str, told: str, hint: str = "") -> RefluxError:
     kind = Terminal if POLICIES[code].error_class == ErrorClass.TERMINAL else Retriable
-    return kind(code, told[:1000])
+    return kind(code, told[:1000], hint)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Settings(BaseModel):
     sagemaker: dict[str, Any] = Field(default_factory=dict)
 
 
-NEEDED = {"ec2": ("instance_type", "image"), "sagemaker": ("instance_type", "image", "role_arn")}
+NEEDED = {"ec2": ("instance_type", "image"), "sagemaker": ("instance_type", "role_arn")}  # its image: worker_image
 
 
 def settings() -> Settings:

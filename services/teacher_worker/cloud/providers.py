@@ -2,34 +2,24 @@
 
 import time
 
-from reflux.errors import RefluxError, Terminal
+from reflux.errors import RefluxError
 from reflux.machines import Ended, Machine, Place
-from services.teacher_worker.cloud import ec2
-
-
-def check(kind: str) -> None:
-    """Terminal for a kind of machine that this version can't make."""
-    if kind != "ec2":
-        raise Terminal("not_supported", f"This version makes no machines of compute {kind}", "Use ec2, or local.")
+from services.teacher_worker.cloud import ec2, sagemaker
 
 
 def end(machine: Machine, *, rest: ec2.Rest = time.sleep, wait_seconds: float = ec2.END_SECONDS) -> Ended:
-    if machine.kind == "ec2_instance":
-        return ec2.end(machine, rest=rest, wait_seconds=wait_seconds)
-    why = f"this version can't end a {machine.kind}"
-    return Ended(token=machine.token, id=machine.id, status="failed", error=why, cost_per_hour=None, timestamp=ec2.now())
+    of_its_kind = sagemaker.end if machine.kind == "sagemaker_job" else ec2.end
+    return of_its_kind(machine, rest=rest, wait_seconds=wait_seconds)
 
 
 def seen(machine: Machine) -> tuple[str, RefluxError | None]:
     """Its state in the provider's word, and why it will never work, where that is so."""
-    if machine.kind == "ec2_instance":
-        return ec2.seen(machine)
-    return "unknown", None
+    return sagemaker.seen(machine) if machine.kind == "sagemaker_job" else ec2.seen(machine)
 
 
 def standing(machine: Machine) -> list[Ended]:
-    return ec2.standing(machine) if machine.kind == "ec2_instance" else []
+    return sagemaker.standing(machine) if machine.kind == "sagemaker_job" else ec2.standing(machine)
 
 
 def living(place: Place) -> list[Machine]:
-    return ec2.strays(place) if place.kind == "ec2_instance" else []
+    return sagemaker.strays(place) if place.kind == "sagemaker_job" else ec2.strays(place)

@@ -6,11 +6,12 @@ import time
 import httpx
 
 from reflux.commands import Provision
-from reflux.errors import Retriable, Terminal
+from reflux.errors import Retriable
 from reflux.events import MachineProvisioned
 from reflux.machines import Machine
+from reflux.spec import Compute
 from reflux.task import Task
-from services.teacher_worker.cloud import ec2, machines, providers
+from services.teacher_worker.cloud import ec2, machines, providers, sagemaker
 
 LOOK_SECONDS = 2.0
 
@@ -33,15 +34,22 @@ def provision(task: Task) -> MachineProvisioned:
     machine = command.machine
     assert machine is not None
     compute = machines.settled(task.spec.compute)
-    if machine.kind != "ec2_instance":
-        raise Terminal("not_supported", f"This version makes no {machine.kind}")
     task.progress(0, 3, "asking for the machine")
-    name = str(ec2.make(machine, compute, user_data(variables(task, machine)))["InstanceId"])
+    name = _made(task, machine, compute)
     task.log(f"{name}: {compute.instance_type} in {machine.region}{', spot' if compute.spot else ''}")
     task.progress(1, 3, "the machine starts")
     _wait(task, machine.model_copy(update={"id": name}), compute.start_seconds)
     task.progress(3, 3, "the machine works")
     return MachineProvisioned(key=command.key, resource_id=name)
+
+
+def _made(task: Task, machine: Machine, compute: Compute) -> str:
+    """The provider's name for the machine of this intent."""
+    told, image = variables(task, machine), machines.settings().worker_image
+    if machine.kind == "sagemaker_job":
+        sagemaker.check(compute, told["REFLUX_ARTIFACTS_URL"])
+        return sagemaker.make(machine, sagemaker.request(machine, compute, task.spec, told, compute.image or image))
+    return str(ec2.make(machine, compute, user_data(told, image))["InstanceId"])
 
 
 def variables(task: Task, machine: Machine) -> dict[str, str]:
@@ -58,10 +66,10 @@ def variables(task: Task, machine: Machine) -> dict[str, str]:
     }
 
 
-def user_data(told: dict[str, str]) -> str:
+def user_data(told: dict[str, str], image: str) -> str:
     """What an instance runs when it boots."""
     lines = "\n".join(f"{name}={value}" for name, value in told.items())
-    return USER_DATA.format(variables=lines, image=shlex.quote(machines.settings().worker_image))
+    return USER_DATA.format(variables=lines, image=shlex.quote(image))
 
 
 def _wait(task: Task, machine: Machine, seconds: float) -> None:
@@ -76,9 +84,9 @@ def _wait(task: Task, machine: Machine, seconds: float) -> None:
         if state != told:
             told = state
             task.log(f"{machine.id} is {state}")
-            task.progress(2 if state == "running" else 1, 3, f"the machine is {state}")
+            task.progress(2 if state in ("running", "Training") else 1, 3, f"the machine is {state}")
         if time.monotonic() > until:
-            raise Terminal("machine_silent", f"{machine.id} is {state}, but its worker said nothing within {seconds:g} s")
+            raise Retriable("machine_silent", f"{machine.id} is {state}, but its worker said nothing within {seconds:g} s")
         _rest(task, LOOK_SECONDS)
 
 
