@@ -1,5 +1,6 @@
 """The grounds that faults are tried on, and the table of what became of them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,14 +12,16 @@ from reflux.artifacts import Artifacts
 from reflux.local.stack import Stack
 from reflux.views import RunView
 from tests.e2e.tiny import EXAMPLES
-from tests.faults.cells import Ground
+from tests.faults.disks import Disk
+from tests.faults.harm import Ground
 from tests.faults.post import Post
 from tests.faults.samples import Samples
-from tests.faults.table import Cell, drawn
+from tests.faults.table import Cell, drawn, progress
 from tests.faults.wire import Wire
 from tests.s3 import BUCKET, s3_server
 
 CELLS: list[Cell] = []
+SECONDS: list[float] = []  # that each took
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +71,36 @@ def bad_roads(ground: Path) -> Iterator[Ground]:
         stack.stop("control")
         stack.start("control")
         yield Ground(stack, wires, post)
+
+
+@pytest.fixture(scope="session")
+def small_disks(ground: Path) -> Iterator[Ground]:
+    """A stack of its own, whose artifacts and whose scratch space lie on disks that can be full."""
+    with ExitStack() as open_:
+        try:
+            disks = {name: open_.enter_context(Disk(ground / "disks" / name)) for name in ("store", "scratch")}
+        except PermissionError as refused:
+            pytest.skip(f"A disk that can be full needs the right to mount: {refused}")
+        env = {
+            "REFLUX_ARTIFACTS_URL": f"file://{disks['store'].folder}",
+            "REFLUX_MODEL_CACHE": str(ground / "models"),
+            "TMPDIR": str(disks["scratch"].folder),
+        }
+        stack = Stack(ground / "small-disks", (EXAMPLES / "teacher.jsonl",), durable=False, env=env)
+        yield Ground(open_.enter_context(stack), disks=disks)
+
+
+@pytest.fixture(autouse=True)
+def told(request: pytest.FixtureRequest, cells: list[Cell]) -> Iterator[None]:
+    """A line for each cell, as soon as it is known."""
+    started, before = time.monotonic(), len(cells)
+    yield
+    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and len(cells) > before:
+        SECONDS.append(time.monotonic() - started)
+        total = sum("tests/faults" in item.nodeid for item in request.session.items)
+        terminal.ensure_newline()
+        terminal.write_line(progress(cells[-1], len(cells), total, sum(SECONDS) / len(SECONDS)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

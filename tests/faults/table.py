@@ -28,6 +28,14 @@ class Cell:
         return self.outcome == "succeeded" and not trouble
 
 
+def progress(cell: Cell, done: int, total: int, seconds_each: float) -> str:
+    """What became of the newest cell, and how long the others are going to take."""
+    how = "survived" if cell.survived else "NOT SURVIVED"
+    hours, minutes = divmod(round((total - done) * seconds_each / 60), 60)
+    left = f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+    return f"{done}/{total}  {cell.fault}, {cell.stage}: {cell.outcome}, {cell.seconds:+.0f} s, {how}; {left} to go"
+
+
 HEADER = ("fault", "stage", "ended", "+s", "lost", "doubled", "changed", "paid twice", "at risk", "trained twice")
 
 

@@ -12,7 +12,8 @@ from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.views import RunView
 from tests.e2e.tiny import tiny_spec
-from tests.faults.cells import FAULTS, SMOKE, STAGES, Fault, Ground
+from tests.faults.cells import FAULTS, SMOKE, STAGES, Fault
+from tests.faults.harm import Ground
 from tests.faults.samples import Samples
 from tests.faults.table import Cell
 from tests.integration.by_hand import eventually
@@ -28,7 +29,7 @@ CASES = [
 def test_the_run_ends_well(
     request: pytest.FixtureRequest, student: Path, twin: Samples, calm_run: RunView, cells: list[Cell], fault: Fault, stage: str
 ) -> None:
-    ground: Ground = request.getfixturevalue("bad_roads" if fault.roads else "level_ground")
+    ground: Ground = request.getfixturevalue(fault.ground)
     cell = Cell(fault.name, stage, whole=fault.whole)
     cells.append(cell)
     with Client(ground.stack.api_url, ground.stack.keys["operator"]) as client:
@@ -43,12 +44,16 @@ def test_the_run_ends_well(
 
 def disturbed(client: Client, ground: Ground, fault: Fault, stage: str, student: Path) -> RunView:
     if fault.from_start:
-        fault.inject(ground)
+        fault.harm(ground)
     run = client.create(tiny_spec(student, **fault.spec))
     if not fault.from_start:
         eventually(lambda: STAGES[stage] in claimed(client, run.id), 240, f"{stage} never began")
-        fault.inject(ground)
-    return client.wait(run.id, 500)
+        fault.harm(ground)
+    run = client.wait(run.id, 500)
+    assert all(trace() for trace in ground.traces), f"{fault.name} has met nothing"
+    types = {event.type for event in client.events(run.id, limit=1000).data}
+    assert not fault.leaves or fault.leaves in types, f"{fault.name} has left no {fault.leaves}"
+    return run
 
 
 def fill(cell: Cell, stack: Stack, client: Client, run: RunView, twin: Samples, calm: RunView) -> None:
