@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reflux.errors import Failure
+
 Kind = Literal["ec2_instance", "sagemaker_job"]
 TAG_RUN, TAG_TOKEN, TAG_DEPLOYMENT = "reflux:run", "reflux:token", "reflux:deployment"
 KINDS: dict[str, Kind] = {"ec2": "ec2_instance", "sagemaker": "sagemaker_job"}  # by compute.kind
@@ -54,6 +56,19 @@ class Ended(Frozen):
     timestamp: str
 
 
+class Lost(Machine):
+    """A machine that its run can't count on any more. `why` is of a code whose policy is `of_machine`."""
+
+    why: Failure | None = None
+
+
+class Interruption(Frozen):
+    """What the provider tells a spot machine: that it will be ended (or stopped), and when (UTC)."""
+
+    action: str = Field(max_length=40)
+    time: str = Field(max_length=40)
+
+
 class Place(Frozen):
     """Where machines of this deployment may be: to be looked through by its tag."""
 
@@ -63,7 +78,7 @@ class Place(Frozen):
 
 
 class Duties(BaseModel):
-    """What a teacher worker is to look at now: machines of runs that are over, `working` ones of others, and places."""
+    """What a teacher worker is to look at now: machines to end, `working` ones of live runs, and places."""
 
     machines: list[Machine] = Field(default_factory=list)
     working: list[Machine] = Field(default_factory=list)
@@ -71,8 +86,8 @@ class Duties(BaseModel):
 
 
 class Looked(BaseModel):
-    """What it has found: what became of `machines`; those of `working` that are not there; in `places`, all that lives."""
+    """What it has found: what became of `machines`; those of `working` that are lost; in `places`, all that lives."""
 
     ended: list[Ended] = Field(default_factory=list, max_length=1000)
-    lost: list[Machine] = Field(default_factory=list, max_length=1000)
+    lost: list[Lost] = Field(default_factory=list, max_length=1000)
     living: list[Machine] = Field(default_factory=list, max_length=1000)

@@ -110,6 +110,10 @@ def sentence(event: EventView) -> str:
             return f"{b['phase']}: {b['phase_status']}, {duration(b['facts'].get('duration_seconds'))}"
         case "machine_provisioned":
             return f"the machine {b['resource_id']} works"
+        case "spot_interruption":
+            return f"{b['machine']} is taken back at {b['time']}"
+        case "machine_lost":
+            return f"machine {b['number']} was lost: {b['failure']['message']}"
         case "results_delivered":
             return "model, report and summary are stored"
         case "cleaned_up":

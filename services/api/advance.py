@@ -82,11 +82,13 @@ def _save(row: RunRow, run: Run) -> None:
 def _give(session: Session, row: RunRow, commands: Any) -> None:
     """Insert tasks. A command given again after a stop wakes its old row; its pieces are still there."""
     for command in commands:
+        wait = command.wait_seconds if isinstance(command, Provision) else 0.0
+        due = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, wait)
         values = _task(row.id, command)
-        fresh = {"status": "ready", "failures": 0, "barren": 0, "rings": 0, "due_at": func.now(), "ring_at": func.now()}
+        fresh = {"status": "ready", "failures": 0, "barren": 0, "rings": 0, "due_at": due, "ring_at": due}
         session.execute(
             insert(TaskRow)
-            .values(values)
+            .values(values | fresh)
             .on_conflict_do_update(
                 constraint="tasks_once",
                 set_=fresh | {"command": values["command"], "ended_at": None, "error": None},
@@ -103,11 +105,7 @@ def _task(run_id: str, command: Command) -> dict[str, Any]:
         "stage": command.stage.value,
         "epoch": command.epoch,
         "command": command.model_dump(mode="json"),
-        "status": "ready",
         "attempt": 0,
-        "failures": 0,
-        "barren": 0,
-        "rings": 0,
     }
 
 

@@ -25,7 +25,7 @@ from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
 from reflux.queues import GPU, ROUTES, kinds, make_app, ring
 from reflux.run import Run
-from services.api import errand_desk
+from services.api import errand_desk, machine_watch
 from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
 from services.api.projection import project
@@ -183,6 +183,7 @@ def watch(engine: Engine, settings: Settings, hearing_since: datetime | None) ->
         for task_id, attempt, last in _read(engine, silent):
             with Session(engine) as session, session.begin():
                 orphan(session, task_id, attempt, f"silent for {settings.lease.total_seconds():g} s", unheard_since=last)
+        machine_watch.watch(engine, settings, hearing_since)
     with Session(engine) as session, session.begin():
         errand_desk.watch(session, settings, hearing_since)
     _force_stops(engine, settings)

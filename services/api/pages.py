@@ -131,4 +131,4 @@ def _one(row: Row[Any], run: Run | None, known: str) -> str:
         return known
     tasks = [OpenTask(**task) for task in row.tasks or ()]
     moved = progress.estimate(run, tasks, started_at=row.started_at, now=row.now)
-    return f'{{"health":"{runs.health(tasks)}","progress":{moved.model_dump_json()},{known[1:]}'
+    return f'{{"health":"{runs.health(run, tasks)}","progress":{moved.model_dump_json()},{known[1:]}'

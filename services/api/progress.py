@@ -57,8 +57,9 @@ def _work(run: Run, tasks: Sequence[Task]) -> tuple[float, float]:
 
 
 def _share(tasks: Sequence[Task]) -> float:
-    """The mean share done of the tasks in hand that tell."""
-    shares = [min(1.0, t.progress["done"] / t.progress["total"]) if t.progress and t.progress["total"] else 0.0 for t in tasks]
+    """The mean share done of the tasks in hand that tell; a machine is made beside them."""
+    work = [task for task in tasks if task.kind != "provision"]
+    shares = [min(1.0, t.progress["done"] / t.progress["total"]) if t.progress and t.progress["total"] else 0.0 for t in work]
     return sum(shares) / len(shares) if shares else 0.0
 
 
@@ -66,7 +67,7 @@ def _doing(tasks: Sequence[Task]) -> str:
     told = [task for task in tasks if task.progress] or [task for task in tasks if task.status == "claimed"]
     if not told:
         return f"waiting for a worker: {tasks[0].kind}" if tasks else ""
-    task = told[0]
+    task = next((task for task in told if task.status == "claimed"), told[0])
     if not task.progress:
         return str(task.kind)
     return f"{task.kind} {task.progress['done']:g}/{task.progress['total']:g} {task.progress['note']}".strip()

@@ -71,7 +71,7 @@ def _system_state(session: Session, row: RunRow, run: Run) -> dict[str, Any]:
         "outcome": run.outcome,
         "epoch": run.epoch,
         "sequence": row.seq,
-        "instance_id": run.resource_ids[0] if run.resource_ids else None,
+        "instance_id": run.resource_ids[-1] if run.resource_ids else None,
         "timestamps": {stage: _iso(at) for stage, at in (_first_times(session, row) | _phase_times(told)).items()},
         "training_config": _training_config(run),
         "error_message": str(run.error) if run.error else None,

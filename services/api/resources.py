@@ -1,6 +1,8 @@
 """Machines that exist only for a run, in Postgres. Every function is part of a transaction; the caller commits.
 
-intended ─► made ─► ending ─► gone      a machine whose run is over is looked at again and again until it is gone
+intended ─► made ─► lost ─► ending ─► gone
+
+One that is lost, or whose run is over, is looked at again and again until it is gone.
 """
 
 from collections.abc import Iterable
@@ -20,6 +22,8 @@ from services.api.tables import DeploymentRow, PlaceRow, ResourceRow, RunRow
 log = structlog.get_logger()
 
 SETTLED = timedelta(minutes=15)  # after them, what no look has found was never made
+SETTLED_LOOKS = 5  # as many as there are in those minutes
+NOTICE = timedelta(minutes=2)  # a spot machine's, to save what it has in hand
 FIRST_LOOK, LAST_LOOK = timedelta(minutes=1), timedelta(hours=1)  # between looks, which become rarer
 PLACES_EVERY = timedelta(minutes=10)
 
@@ -39,6 +43,10 @@ def token(run_id: str, command: Provision) -> str:
     return f"reflux-{run_id}-{command.number}"
 
 
+def number(of_token: str) -> int:
+    return int(of_token.rpartition("-")[2])
+
+
 def deployment(session: Session) -> str:
     return session.scalars(select(DeploymentRow.id)).one()
 
@@ -47,9 +55,9 @@ def intended(session: Session, run_id: str, command: Provision) -> Machine:
     return _machine(session.get_one(ResourceRow, token(run_id, command)), deployment(session))
 
 
-def left_of(session: Session, run_id: str) -> tuple[Machine, ...]:
-    """What the run may still have outside."""
-    rows = session.scalars(select(ResourceRow).where(ResourceRow.run_id == run_id, ResourceRow.status != "gone"))
+def of_run(session: Session, run_id: str) -> tuple[Machine, ...]:
+    """Every machine that the run has ever had or may have, the first one first."""
+    rows = session.scalars(select(ResourceRow).where(ResourceRow.run_id == run_id).order_by(ResourceRow.intended_at))
     name = deployment(session)
     return tuple(_machine(row, name) for row in rows)
 
@@ -59,6 +67,27 @@ def made(session: Session, run_id: str, command: Provision, external_id: str) ->
     if row.status == "intended":
         row.status, row.made_at = "made", func.now()
     row.external_id = row.external_id or external_id
+
+
+def lost(session: Session, token: str, name: str | None, *, saving: bool) -> bool:
+    """It is to be ended: at once, or (`saving`) when its notice is over. False: it was lost before."""
+    row = session.get(ResourceRow, token, with_for_update=True)
+    if row is None or row.status not in ("intended", "made"):
+        return False
+    row.status, row.external_id = "lost", row.external_id or name
+    row.look_at = func.now() + (NOTICE if saving else timedelta())
+    return True
+
+
+def is_lost(session: Session, token: str) -> bool:
+    return session.scalar(select(ResourceRow.status).where(ResourceRow.token == token)) in ("lost", "ending", "gone")
+
+
+def doubtful(session: Session, token: str) -> None:
+    """Its worker is silent: let the provider be asked next."""
+    session.execute(
+        update(ResourceRow).where(ResourceRow.token == token, ResourceRow.status == "made").values(look_at=func.now())
+    )
 
 
 def ended(session: Session, outcomes: Iterable[Ended]) -> None:
@@ -80,9 +109,10 @@ def ended(session: Session, outcomes: Iterable[Ended]) -> None:
 def duties(session: Session) -> Duties:
     """What is due to be looked at, given to one worker; until it reports, or for a minute, to no other."""
     live = select(RunRow.id).where(RunRow.id == ResourceRow.run_id, RunRow.ended_at.is_(None)).exists()
+    to_end = ResourceRow.status.in_(("lost", "ending")) | ((ResourceRow.status != "gone") & ~live)
     due = (
         select(ResourceRow)
-        .where(ResourceRow.status != "gone", ResourceRow.look_at <= func.now(), ~live)
+        .where(to_end, ResourceRow.look_at <= func.now())
         .order_by(ResourceRow.look_at)
         .limit(20)
         .with_for_update(skip_locked=True)
@@ -157,7 +187,9 @@ def _remember(session: Session, machine: Machine) -> None:
 
 
 def _is_settled(session: Session, row: ResourceRow) -> bool:
-    """What the provider does not know: it may only not know it yet, while its run is not long over."""
+    """What the provider does not know: it may only not know it yet, while it is not long lost or its run not long over."""
+    if row.status == "lost" and row.looks >= SETTLED_LOOKS:
+        return True
     over_at = select(func.coalesce(RunRow.ended_at, func.now())).where(RunRow.id == row.run_id).scalar_subquery()
     return bool(session.scalar(select(func.now() - func.coalesce(over_at, row.intended_at) > SETTLED)))
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, defer
 
 from reflux import leaks, prices
 from reflux.artifacts import Artifacts, run_folder
+from reflux.commands import Provision
 from reflux.estimate import estimate
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.loop import is_stale
@@ -192,7 +193,7 @@ def drawn(row: Listed, run: Run, tasks: Sequence[Task], artifacts_url: str, now:
         status=row.status,
         stage=row.stage,
         outcome=run.outcome,
-        health=health(tasks),
+        health=health(run, tasks),
         epoch=run.epoch,
         max_epochs=run.spec.refining.max_epochs,
         progress=progress.estimate(run, tasks, started_at=row.started_at, now=now),
@@ -223,10 +224,11 @@ def open_tasks(session: Session, run_id: str) -> list[TaskRow]:
     return list(session.scalars(query.options(defer(TaskRow.command, raiseload=True))))
 
 
-def health(tasks: Sequence[Task]) -> Health:
+def health(run: Run, tasks: Sequence[Task]) -> Health:
     if any(task.orphaned_at is not None and task.status == "ready" for task in tasks):
         return "orphaned"
-    if any(task.orphaned_at is not None or task.error is not None for task in tasks):
+    another = any(isinstance(command, Provision) and command.number > 1 for command in run.open.values())
+    if another or any(task.orphaned_at is not None or task.error is not None for task in tasks):
         return "recovering"
     return "ok"
 

@@ -11,8 +11,16 @@ from reflux import leaks
 from reflux.artifacts import attempt_folder
 from reflux.commands import CleanUp, CommandAdapter, Provision
 from reflux.errors import POLICIES, ErrorClass, Failure, failure, next_wait
-from reflux.events import ANSWERS, ChunkGenerated, CleanedUp, Event, MachineProvisioned, TaskFailed, TaskStopped
-from reflux.machines import Machine
+from reflux.events import (
+    ANSWERS,
+    ChunkGenerated,
+    CleanedUp,
+    Event,
+    MachineLost,
+    MachineProvisioned,
+    TaskFailed,
+    TaskStopped,
+)
 from reflux.protocol import Accepted, Assignment, Beat, BeatAnswer, Claim, ClaimNext, Phase, Registration, Share
 from reflux.queues import GPU, ROUTES, kinds, service
 from reflux.run import Run
@@ -87,6 +95,8 @@ def _claim(session: Session, task_id: int, body: Claim, settings: Settings) -> A
 def claim_next(session: Session, run_id: str, body: ClaimNext, settings: Settings) -> Assignment | None:
     """The oldest GPU task of the run that is due, for the run's own machine."""
     session.execute(update(WorkerRow).where(WorkerRow.name == body.worker).values(seen_at=func.now()))
+    if resources.is_lost(session, body.worker):
+        return None
     ready = (TaskRow.status == "ready") & (TaskRow.due_at <= func.now())
     asked_again = (TaskRow.status == "claimed") & (TaskRow.worker == body.worker) & (TaskRow.claim_token == body.token)
     ours = select(TaskRow.id).where(TaskRow.run_id == run_id, TaskRow.kind.in_(kinds(GPU)), ready | asked_again)
@@ -197,24 +207,35 @@ def orphan(session: Session, task_id: int, attempt: int, why: str, unheard_since
         return
     log.warning("task_orphaned", run_id=row.id, task=task.key, attempt=task.attempt, why=why)
     task.orphaned_at = func.now()
+    resources.doubtful(session, task.worker or "")
     if row.stopping:
         stop(session, row, task, forced=True)
         return
     _fail(session, row, task, failure("worker_lost", f"{task.worker} was lost in attempt {task.attempt} of {task.key}: {why}"))
 
 
-def machine_lost(session: Session, machine: Machine) -> None:
-    """A run's own machine is gone, and nobody else takes its GPU tasks: they have failed. Without any, it is told again."""
-    row = lock(session, machine.run_id)
-    if row is None or row.ended_at is not None or row.stopping:
+def machine_lost(
+    session: Session, run_id: str, token: str, why: Failure, *, name: str | None = None, saving: bool = False
+) -> None:
+    """A run's own machine is of no use any more: it is to be ended, and the run decides what takes its place.
+
+    What it had in hand is free for the next one, unless it is still `saving` it and will give it back. `name` is the provider's.
+    """
+    row = lock(session, run_id)
+    if row is None or row.ended_at is not None or not resources.lost(session, token, name, saving=saving):
         return
-    why = failure("instance_lost", f"{machine.id or machine.token} is gone, and the run's GPU work with it")
-    unfinished = select(TaskRow).where(TaskRow.run_id == row.id, TaskRow.kind.in_(kinds(GPU)))
-    for task in session.scalars(unfinished.where(TaskRow.status.in_(("ready", "claimed"))).with_for_update()).all():
-        log.warning("machine_lost", run_id=row.id, task=task.key, machine=machine.id)
-        task.status, task.error, task.ended_at = "failed", why.model_dump(mode="json"), func.now()
-        session.flush()
-        advance(session, row, TaskFailed(key=task.key, failure=why))
+    log.warning("machine_lost", run_id=row.id, machine=name or token, code=why.code, why=why.message)
+    advance(session, row, MachineLost(number=resources.number(token), resource_id=name, failure=why))
+    ours = (TaskRow.run_id == row.id, TaskRow.kind.in_(kinds(GPU)), TaskRow.status.in_(("ready", "claimed")))
+    for task in session.scalars(select(TaskRow).where(*ours).with_for_update()).all():
+        task.barren = 0  # the losses of machines are counted instead
+        if saving or (task.status, task.worker) != ("claimed", token):
+            continue
+        task.orphaned_at, task.error = func.now(), why.model_dump(mode="json")
+        if row.stopping:
+            stop(session, row, task, forced=True)
+        else:
+            _ready_again(session, row, task, 0.0, "task_retried", failure=task.error, wait_seconds=0.0)
 
 
 def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
@@ -225,7 +246,7 @@ def accepted_folders(session: Session, run_id: str) -> tuple[str, ...]:
 def _assignment(session: Session, row: RunRow, task: TaskRow, settings: Settings) -> Assignment:
     command, key = CommandAdapter.validate_python(task.command), None
     if isinstance(command, CleanUp):
-        left = {"keep_prefixes": accepted_folders(session, row.id), "machines": resources.left_of(session, row.id)}
+        left = {"keep_prefixes": accepted_folders(session, row.id), "machines": resources.of_run(session, row.id)}
         command = command.model_copy(update=left)
     if isinstance(command, Provision):
         machine = resources.intended(session, row.id, command)
@@ -299,6 +320,10 @@ def _fail(session: Session, row: RunRow, task: TaskRow, why: Failure) -> None:
         stop(session, row, task, forced=False)
         return
     policy = POLICIES.get(why.code) or POLICIES["internal"]
+    if policy.of_machine and task.kind == "provision":
+        task.status, task.error, task.ended_at = "failed", why.model_dump(mode="json"), func.now()
+        machine_lost(session, row.id, resources.token(row.id, Provision.model_validate(task.command)), why)
+        return
     if policy.forgiven_by_progress:
         task.barren = 1 if task.progress_at is not None else task.barren + 1
         wait = 0.0 if task.barren < BARREN_ATTEMPTS else None

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.worker import Api
+from tests.cloud import KEYS, Cloud, cloud
+from tests.integration import on_record
 from tests.integration.by_hand import HandWorker
 from tests.integration.desk import Desk, database
 from tests.teacher_tasks import COUNT, StandIn, answer_text, prompt_text, stand_in, write_jsonl
@@ -83,3 +86,35 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Cloud]:
+    """EC2, at this module's disposal."""
+    with cloud() as there:
+        yield there
+
+
+@pytest.fixture
+def aws(provider: Cloud, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment in which EC2 is `provider`."""
+    env = {"AWS_ENDPOINT_URL_EC2": provider.url, "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"]}
+    env["AWS_SECRET_ACCESS_KEY"] = KEYS["aws_secret_access_key"]
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    provider.refusals.clear()
+    return env
+
+
+@pytest.fixture
+def api(control_plane: Stack) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {control_plane.keys['worker']}"}
+    with httpx.Client(base_url=control_plane.api_url, headers=headers, timeout=15) as client:
+        yield client
+
+
+@pytest.fixture
+def nothing_left(control_plane: Stack) -> Iterator[None]:
+    """No other test sees this one's machines."""
+    yield
+    on_record.database(control_plane, "delete from resources")

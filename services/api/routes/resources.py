@@ -1,12 +1,13 @@
 """/v1/resources: machines that exist only for a run; for people what is left, for teacher workers what to look at."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from reflux.machines import Duties, Looked, Machine
+from reflux.machines import Duties, Interruption, Looked, Machine
 from reflux.views import ResourceView
-from services.api import resources, tasks
-from services.api.auth import Viewer, Worker
-from services.api.session import Database
+from services.api import machine_watch, resources
+from services.api.auth import AtWork, Viewer, Worker
+from services.api.problems import ProblemError
+from services.api.session import Configured, Database
 
 router = APIRouter(prefix="/v1")
 
@@ -26,10 +27,20 @@ def duties(_: Worker, session: Database) -> Duties:
 
 
 @router.post("/resources/looked", tags=["workers"])
-def looked(_: Worker, session: Database, body: Looked) -> list[Machine]:
+def looked(_: Worker, session: Database, settings: Configured, body: Looked) -> list[Machine]:
     """Note what was found. The answer: living machines that belong to no live run, to be ended."""
     strays = resources.looked(session, body)
     for machine in body.lost:
-        tasks.machine_lost(session, machine)
+        machine_watch.found_lost(session, settings, machine)
     session.commit()
     return strays
+
+
+@router.post("/resources/interrupted", status_code=204, tags=["workers"])
+def interrupted(key: AtWork, session: Database, body: Interruption) -> Response:
+    """A spot machine says that its provider takes it back. It saves what it has in hand, and gives it back to the run."""
+    if key.run_id is None:
+        raise ProblemError(403, "wrong_role", "Only the machine of a run can be taken back.", "Answer rings instead.")
+    machine_watch.interrupted(session, key.run_id, key.label, body)
+    session.commit()
+    return Response(status_code=204)

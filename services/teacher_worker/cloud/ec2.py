@@ -18,6 +18,8 @@ from services.teacher_worker.cloud.errors import GONE, STILL, code_of, speaking,
 LOOK_SECONDS = 5.0
 END_SECONDS = 120.0  # from the order to end to the state that says so
 THROTTLED = (1.0, 3.0, 9.0)  # seconds before a delete that was throttled is tried again
+TAKEN_BACK = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")  # reasons of a state
+UNSEEN = "not to be seen"
 OVER = ("shutting-down", "terminated", "stopping", "stopped")
 LIVING = ["pending", "running", "stopping", "stopped", "shutting-down"]
 CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
@@ -97,15 +99,29 @@ def standing(machine: Machine) -> list[Ended]:
 
 
 def seen(machine: Machine) -> tuple[str, RefluxError | None]:
-    """The state of the intent's instance, and why it will never work, where that is so."""
+    """The state of the intent's instance, and why it will never work again, where that is so."""
     with speaking(f"Looking at {machine.id}"):
         found = _known(client(machine.region), machine)
-    state = str(found[0]["State"]["Name"]) if found else "pending"
+    state = str(found[0]["State"]["Name"]) if found else UNSEEN
     if state not in OVER:
         return state, None
     reason = found[0].get("StateReason", {})
+    code = "spot_interrupted" if str(reason.get("Code")).startswith(TAKEN_BACK) else "instance_lost"
     why = f"{reason.get('Code', 'no reason was given')} {reason.get('Message', '')}".strip()
-    return state, Retriable("instance_lost", f"{machine.id} was {state} before it could work: {why}")
+    return state, Retriable(code, f"{machine.id} is {state}: {why}")
+
+
+def unwell(machine: Machine, state: str) -> RefluxError | None:
+    """Why an instance in `state` that has worked is thought lost. That it fails its checks may be over in a moment."""
+    if state == UNSEEN:
+        return Retriable("instance_lost", f"The provider knows no {machine.id} any more")
+    with speaking(f"The checks of {machine.id}"):
+        answer = client(machine.region).describe_instance_status(InstanceIds=[machine.id])
+    for status in answer["InstanceStatuses"]:
+        failing = [name for name in ("SystemStatus", "InstanceStatus") if status[name]["Status"] == "impaired"]
+        if failing:
+            return Retriable("machine_silent", f"{machine.id} is silent, and impaired by {' and '.join(failing)}")
+    return None
 
 
 def strays(place: Place) -> list[Machine]:

@@ -1,8 +1,10 @@
-"""What a teacher worker does beside its tasks: end machines whose run is over, and look for those that nobody has on record.
+"""What a teacher worker does beside its tasks: end machines that are lost or whose run is over, look after those at work, and
+look for those that nobody has on record.
 
 The API says what is due, and to one worker at a time; without machines there is nothing to do, and no provider is asked.
 """
 
+import os
 import threading
 from typing import Any
 
@@ -10,13 +12,13 @@ import httpx
 import structlog
 
 from reflux.errors import RefluxError
-from reflux.machines import Duties, Ended, Looked, Machine
+from reflux.machines import Duties, Ended, Looked, Lost, Machine
 from reflux.secret import secret
-from services.teacher_worker.cloud import providers
+from services.teacher_worker.cloud import ec2, providers
 
 log = structlog.get_logger()
 
-EVERY_SECONDS = 30.0
+EVERY_SECONDS = 30.0  # or REFLUX_SWEEP_SECONDS
 
 
 def start(api_url: str | None) -> None:
@@ -27,21 +29,21 @@ def start(api_url: str | None) -> None:
 
 
 def _for_ever(api_url: str, key: str) -> None:
-    rest = threading.Event()
+    rest, every = threading.Event(), float(os.environ.get("REFLUX_SWEEP_SECONDS", EVERY_SECONDS))
     with httpx.Client(base_url=api_url, headers={"Authorization": f"Bearer {key}"}, timeout=15) as api:
         while True:
             try:
                 sweep(api)
             except httpx.HTTPError as error:
                 log.warning("sweep_unheard", error=str(error)[:200])
-            rest.wait(EVERY_SECONDS)
+            rest.wait(every)
 
 
 def sweep(api: httpx.Client) -> int:
     """One round; how many machines were looked at."""
     duties = Duties.model_validate(_post(api, "duties", None))
     ended = [_end(machine) for machine in duties.machines]
-    lost = [machine for machine in duties.working if _is_gone(machine)]
+    lost = [found for machine in duties.working if (found := _lost(machine))]
     living = []
     for place in duties.places:
         try:
@@ -56,13 +58,16 @@ def sweep(api: httpx.Client) -> int:
     return len(ended) + len(lost) + len(strays)
 
 
-def _is_gone(machine: Machine) -> bool:
+def _lost(machine: Machine) -> Lost | None:
     """Only if the provider says so: an error tells nothing."""
     try:
-        return not providers.standing(machine)
+        state, why = providers.seen(machine)
+        if why is None and machine.kind == "ec2_instance":
+            why = ec2.unwell(machine, state)
     except RefluxError as error:
         log.warning("machine_not_looked_at", run_id=machine.run_id, machine=machine.id, error=str(error))
-        return False
+        return None
+    return Lost(**machine.model_dump(), why=why.failure()) if why else None
 
 
 def _end(machine: Machine) -> Ended:
