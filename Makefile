@@ -31,8 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## The whole main job, really running, with its result shown (about 10 minutes on 2 idle cores)
 	@$(BIN)/reflux demo
 
-test: setup browser  ## All tests, on real servers
-	@$(BIN)/python -m pytest
+test: setup browser  ## All tests, on real servers, two at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 browser: setup  ## A Chromium for the tests of the dashboard, unless there is one
 	@if command -v chromium >/dev/null || test -x /usr/bin/chromium; then :; \

@@ -14,6 +14,15 @@ from reflux.local.stack import Stack
 from reflux.views import RunView
 from tests.e2e.tiny import EXAMPLES, tiny_spec
 
+ON_ONE_STACK = ("browser", "e2e", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, a file's stay together, and so do those on the same stack."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("stack" if folder in ON_ONE_STACK else item.path.stem))
+
 
 @pytest.fixture(scope="session")
 def ground() -> Iterator[Path]:

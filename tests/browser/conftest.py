@@ -86,20 +86,39 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+Look = tuple[str, int, bool]  # role, width, dark
+
+
+@pytest.fixture(scope="package")
+def kept() -> dict[Look, BrowserContext]:
+    """Profiles of the browser that have the dashboard's scripts in their cache."""
+    return {}
+
+
 Visit = Callable[..., Page]
 
 
 @dataclass
 class Visitors:
-    """Opens pages, each in a browser of its own unless a context is given. `expected` are parts of errors that a test wants."""
+    """Opens pages: those of a stranger in a fresh profile, others in the kept one of their look unless a context is given.
+
+    `expected` are parts of errors that a test wants.
+    """
 
     site: Site
     chromium: Browser
+    kept: dict[Look, BrowserContext] = field(default_factory=dict)
+    pages: list[Page] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
 
     def context(self, role: str | None = "operator", *, width: int = 1280, dark: bool = False) -> BrowserContext:
+        """A fresh one, which ends with the test."""
+        self.contexts.append(self._profile(role, width, dark))
+        return self.contexts[-1]
+
+    def _profile(self, role: str | None, width: int, dark: bool) -> BrowserContext:
         context = self.chromium.new_context(
             base_url=self.site.url,
             storage_state=self.site.cookies(role) if role else None,
@@ -108,7 +127,6 @@ class Visitors:
             reduced_motion="reduce",
         )
         context.set_default_timeout(10_000)
-        self.contexts.append(context)
         return context
 
     def __call__(
@@ -120,7 +138,8 @@ class Visitors:
         dark: bool = False,
         context: BrowserContext | None = None,
     ) -> Page:
-        page = (context or self.context(role, width=width, dark=dark)).new_page()
+        page = (context or self._kept(role, width, dark)).new_page()
+        self.pages.append(page)
         page.on("request", lambda request: self._asked(request.url))
         page.on("console", lambda told: self.problems.append(f"{page.url}: {told.text}") if told.type == "error" else None)
         page.on("pageerror", lambda error: self.problems.append(f"{page.url}: {error}"))
@@ -128,6 +147,14 @@ class Visitors:
         if page.locator("#app").count():
             page.wait_for_function("window.did_handshake === true")
         return page
+
+    def _kept(self, role: str | None, width: int, dark: bool) -> BrowserContext:
+        if role is None:
+            return self.context(role, width=width, dark=dark)
+        look = (role, width, dark)
+        if look not in self.kept:
+            self.kept[look] = self._profile(*look)
+        return self.kept[look]
 
     def _asked(self, url: str) -> None:
         if not url.startswith((self.site.url, "data:", "blob:")):
@@ -138,9 +165,9 @@ class Visitors:
 
 
 @pytest.fixture
-def visit(site: Site, chromium: Browser) -> Iterator[Visitors]:
-    visitors = Visitors(site, chromium)
+def visit(site: Site, chromium: Browser, kept: dict[Look, BrowserContext]) -> Iterator[Visitors]:
+    visitors = Visitors(site, chromium, kept)
     yield visitors
-    for context in visitors.contexts:
-        context.close()
+    for opened in (*visitors.pages, *visitors.contexts):
+        opened.close()
     assert visitors.unexpected() == []

@@ -118,8 +118,7 @@ def take_all(visit: Visitors, names: list[str]) -> None:
                 page.set_viewport_size({"width": width, "height": max(600, tall)})
                 page.wait_for_timeout(300)
                 save(page.screenshot(), FOLDER / f"{name}-{'dark' if dark else 'light'}-{width}.png")
-                page.context.close()
-        visit.contexts.clear()
+                page.close()
         sys.stdout.write(f"{name}\n")
 
 
