@@ -1,4 +1,5 @@
-"""Structured logs: JSON lines without secrets, each with its service and whatever is bound (run_id, task, epoch, stage)."""
+"""Structured logs: JSON lines without secrets, each with its service and whatever is bound (run_id, task, epoch, stage)
+and, where there are traces, its run's trace_id."""
 
 import logging
 import os
@@ -7,7 +8,7 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from reflux import leaks
+from reflux import leaks, traces
 
 
 def set_up(service: str) -> None:
@@ -25,6 +26,7 @@ def set_up(service: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            traces.note_trace,
             name_service,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),

@@ -18,6 +18,7 @@ class Task:
     """A handler works with this alone; it needs no server, so a handler can be called by hand.
 
     What the handler reports is kept until the next beat takes it away (`drain`). `stop` and `share` are set by the beat's answer.
+    `traceparent` is for spans of the handler's own (see traces.py).
     """
 
     run_id: str
@@ -31,6 +32,7 @@ class Task:
     kill: bool = False
     share: Share = field(default_factory=Share)
     machine_key: str | None = field(default=None, repr=False)
+    traceparent: str | None = None
     news: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _progress: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -21,10 +22,10 @@ from celery.signals import worker_shutting_down
 from celery.worker.consumer import Consumer
 from pydantic import BaseModel
 
-from reflux import logs, polling
+from reflux import logs, polling, traces
 from reflux.answering import Answering, ErrandHandler
 from reflux.artifacts import Artifacts
-from reflux.errors import RefluxError, Stopped, Terminal, failure
+from reflux.errors import RefluxError, Stopped, Terminal, unforeseen
 from reflux.events import Event
 from reflux.protocol import MACHINE, Accepted, Assignment, BeatAnswer, Claim, Completion, Failing, Registration, Stopping
 from reflux.queues import ROUTES, kinds, make_app
@@ -45,12 +46,12 @@ class Api:
     def __init__(self, url: str, key: str) -> None:
         self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=15)
 
-    def post(self, path: str, body: BaseModel | dict[str, Any]) -> Any:
+    def post(self, path: str, body: BaseModel | dict[str, Any], traceparent: str | None = None) -> Any:
         payload = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         wait = 0.2
         while True:
             try:
-                return self.once(path, payload)
+                return self.once(path, payload, traceparent=traceparent)
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
                     raise
@@ -58,8 +59,9 @@ class Api:
                 time.sleep(wait)
                 wait = min(wait * 2, 5.0)
 
-    def once(self, path: str, payload: dict[str, Any], timeout: float = 15) -> Any:
-        response = self.http.post(path, json=payload, timeout=timeout)
+    def once(self, path: str, payload: dict[str, Any], timeout: float = 15, traceparent: str | None = None) -> Any:
+        headers = {"traceparent": traceparent} if traceparent else None
+        response = self.http.post(path, json=payload, timeout=timeout, headers=headers)
         response.raise_for_status()
         return response.json() if response.content else None
 
@@ -114,6 +116,8 @@ class Worker:
             log.info("task_begun")
             started = time.monotonic()
             self.in_hand.add(task)
+            if self.shutting_down:  # it was claimed in the same moment
+                task.stop = SHUTDOWN
             self._share_anew(task)
             over = threading.Event()
             beating = threading.Thread(
@@ -148,7 +152,9 @@ class Worker:
             handler = self.handlers.get(task.command.kind)
             if handler is None:
                 raise Terminal("not_supported", f"No {self.service} can do what the run asks for: {task.command.kind}")
-            event = handler(task)
+            with self._span(task, "work", "consumer") as span:
+                task.traceparent = span.traceparent
+                event = handler(task)
             event = event.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
             return "complete", Completion(attempt=task.attempt, event=event)
         except Stopped as stop:
@@ -158,8 +164,7 @@ class Worker:
             return "fail", Failing(attempt=task.attempt, failure=error.failure(log=f"{self.name}'s log"))
         except Exception as error:  # the border of the worker: a defect must not lose the task
             log.exception("task_broke")
-            why = failure("internal", f"{type(error).__name__}: {error}"[:500], log=f"{self.name}'s log")
-            return "fail", Failing(attempt=task.attempt, failure=why)
+            return "fail", Failing(attempt=task.attempt, failure=unforeseen(error, log=f"{self.name}'s log"))
 
     def _report(self, task: Task, path: str, body: BaseModel) -> None:
         if task.stop == "lost":
@@ -169,8 +174,17 @@ class Worker:
         rest = task.drain() | {"chunks": []}
         if rest["metrics"] or rest["logs"] or rest["phases"]:
             self._try_beat(task, rest)
-        answer = Accepted.model_validate(self.api.post(f"/v1/tasks/{task.task_id}/{path}", body))
+        with self._span(task, "report", "client") as span:
+            answer = Accepted.model_validate(self.api.post(f"/v1/tasks/{task.task_id}/{path}", body, span.traceparent))
+            span.note({"reflux.how": path, "reflux.accepted": answer.accepted})
         log.info("task_reported", how=path, accepted=answer.accepted, why=answer.why)
+
+    def _span(self, task: Task, name: str, kind: traces.Kind) -> AbstractContextManager[traces.Span]:
+        """Below the attempt's span, which control writes when the attempt is over."""
+        key, attempt = task.command.key, task.attempt
+        parent = traces.traceparent(task.run_id, key, attempt)
+        known: dict[str, str | int] = {"reflux.run.id": task.run_id, "reflux.task.key": key, "reflux.attempt": attempt}
+        return traces.span(f"{task.command.kind} {name}", parent, known | {"reflux.worker": self.name}, kind=kind)
 
     def _beat(self, task: Task, every: float, over: threading.Event) -> None:
         """Tell how it goes every `every` seconds, or at once when there is news; take the answer."""
@@ -210,21 +224,31 @@ def main(
 ) -> None:
     """Run a worker process until it is told to stop. Settings come from the environment (REFLUX_…)."""
     logs.set_up(service)
+    traces.set_up(service)
     missing = set(handlers) - set(kinds(service))
     if missing:
         raise ValueError(f"{service} has handlers for {missing}, which are not routed to it")
     name = os.environ.get("REFLUX_WORKER_NAME") or f"{service}@{socket.gethostname()}-{secrets.token_hex(3)}"
     api = Api(_needed("REFLUX_API_URL"), _needed("REFLUX_WORKER_KEY"))
     worker = Worker(service, handlers, api, _needed("REFLUX_ARTIFACTS_URL"), name)
+    try:
+        _serve(worker, capabilities, concurrency, errands or {})
+    finally:
+        traces.close()
+
+
+def _serve(
+    worker: Worker, capabilities: Callable[[], dict[str, Any]], concurrency: int | None, errands: dict[str, ErrandHandler]
+) -> None:
     if os.environ.get("REFLUX_POLL") == "1":
         worker.service = MACHINE
         worker.register(capabilities())
         return polling.work(worker)
     worker.register(capabilities())
-    app = make_app(_needed("REFLUX_BROKER_URL"), service)
-    _connect(app, worker, service)
+    app = make_app(_needed("REFLUX_BROKER_URL"), worker.service)
+    _connect(app, worker, worker.service)
     threads = concurrency or int(os.environ.get("REFLUX_CONCURRENCY", "2"))
-    answering = Answering(worker, errands or {})
+    answering = Answering(worker, errands)
     if errands:
         answering.start()
     try:
@@ -233,8 +257,8 @@ def main(
                 "worker",
                 "--pool=threads",
                 f"--concurrency={threads}",
-                f"--queues={service}",
-                f"--hostname={name}",
+                f"--queues={worker.service}",
+                f"--hostname={worker.name}",
                 "--loglevel=WARNING",
                 "--without-gossip",
                 "--without-mingle",

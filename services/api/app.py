@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from reflux import __version__, logs, prices
+from reflux import __version__, logs, prices, traces
 from services.api import dashboard, openapi, price_table, problems
 from services.api.auth import Keys, bootstrap
 from services.api.database import make_engine, migrate
@@ -42,6 +42,7 @@ SWITCH_SECONDS = 0.0005  # else a thread that computes can keep the event loop, 
 
 def make_app() -> FastAPI:
     logs.set_up("api")
+    traces.set_up("api")
     settings = Settings()
     app = FastAPI(
         title="Reflux",
@@ -95,6 +96,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     listening.cancel()
     app.state.engine.dispose()
+    await run_in_threadpool(traces.close)
 
 
 def _make_ready(app: FastAPI) -> None:

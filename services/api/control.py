@@ -19,7 +19,7 @@ from sqlalchemy import Engine, Select, func, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from reflux import logs
+from reflux import logs, traces
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
@@ -44,6 +44,7 @@ ADMITTING = 7205315  # one control process admits at a time
 
 def main() -> None:
     logs.set_up("control")
+    traces.set_up("control")
     settings = Settings()
     engine = make_engine(settings.database_url.get_secret_value())
     stopping = threading.Event()
@@ -51,9 +52,16 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     until(stopping, "migrate", lambda: migrate(engine))
     doorbell = threading.Event()
+    works = [listen, ring_all, watch_all, publish_all, project_all]
+    if settings.webhook_url:
+        works.append(deliver_all)
+    if traces.on():
+        from services.api.tracing import trace_all
+
+        works.append(trace_all)
     loops = [
         threading.Thread(target=work, args=(stopping, settings, engine, doorbell), name=work.__name__, daemon=True)
-        for work in (listen, ring_all, watch_all, publish_all, project_all, *([deliver_all] if settings.webhook_url else []))
+        for work in works
     ]
     for loop in loops:
         loop.start()
@@ -62,6 +70,7 @@ def main() -> None:
         if not all(loop.is_alive() for loop in loops):
             log.error("loop_died", loops=[loop.name for loop in loops if not loop.is_alive()])
             raise SystemExit(1)
+    traces.close()
 
 
 def until(stopping: threading.Event, what: str, work: Callable[[], None]) -> None:
@@ -102,7 +111,8 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
             admit(engine, settings)
             with Session(engine) as session, session.begin():
                 for task in due(session):
-                    ring(app, task_id=task.id, run_id=task.run_id, kind=task.kind)
+                    with traces.span(f"{task.kind} ring", traces.traceparent(task.run_id, task.key), kind="producer"):
+                        ring(app, task_id=task.id, run_id=task.run_id, kind=task.kind)
                     task.rings += 1
                     wait = min(settings.ring_again * 2 ** min(task.rings - 1, 10), RING_CAP)
                     task.ring_at = func.now() + wait

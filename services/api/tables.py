@@ -22,6 +22,7 @@ class RunRow(Base):
         Index("runs_unprojected", "id", postgresql_where=text("projected_seq < seq")),
         Index("runs_unnotified", "id", postgresql_where=text("notified_seq < seq")),
         Index("runs_unpublished", "id", postgresql_where=text("published_seq < seq")),
+        Index("runs_untraced", "ended_at", postgresql_where=text("traced_seq < seq")),
         Index("runs_by_status", "status", "created_at", "id"),
         Index("runs_by_name", "name", "created_at", "id"),
         Index("runs_by_label", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
@@ -42,6 +43,7 @@ class RunRow(Base):
     projected_seq: Mapped[int] = mapped_column(default=-1)
     notified_seq: Mapped[int] = mapped_column(server_default="0")
     published_seq: Mapped[int] = mapped_column(server_default="0")
+    traced_seq: Mapped[int] = mapped_column(server_default="0")
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     body_hash: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,6 +1,7 @@
 """/v1/runs: what users do with runs."""
 
 import re
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -9,7 +10,7 @@ from sse_starlette.sse import EventSourceResponse
 
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.views import DryRun, EventList, RunList, RunView
-from services.api import gpu_hours, history, runs
+from services.api import gpu_hours, history, runs, traced_calls
 from services.api.auth import Operator, Viewer
 from services.api.listening import Listener
 from services.api.pages import Pages
@@ -40,12 +41,14 @@ def create(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     dry_run: Annotated[bool, Query(description="Check and estimate only; nothing is created")] = False,
 ) -> RunView | DryRun:
+    began = time.time_ns()
     checked, table = runs.checked(spec), request.app.state.prices
     if dry_run:
         response.status_code = 200
         return runs.dry_run(checked, table).model_copy(update={"gpu_hours": gpu_hours.expected(session, checked)})
     row, new = runs.create(session, checked, by, idempotency_key or None, table)
     session.commit()
+    traced_calls.created(request, row.id, began)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/runs/{row.id}"
     return runs.view(session, row, settings.artifacts_url, full=True)
