@@ -228,6 +228,8 @@ class Compute(Section):
     role_arn: str | None = Field(None, description="sagemaker: the role that the job takes on")
     volume_gb: Annotated[int, Field(ge=8, le=16_000)] = 100
     spot: bool = False
+    other_instance_types: tuple[str, ...] = Field((), description="Asked for in turn, where a machine was not to be had or lost")
+    other_subnet_ids: tuple[str, ...] = Field((), description="Each type is tried in each subnet before the next type")
     max_wait: Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))] = Field(
         timedelta(hours=24), description="sagemaker with spot: from the request to the end, at most"
     )

@@ -118,6 +118,8 @@ class Worker:
             self.in_hand.add(task)
             if self.shutting_down:  # it was claimed in the same moment
                 task.stop = SHUTDOWN
+            if self.shutting_down:  # it was claimed in the same moment
+                task.stop = SHUTDOWN
             self._share_anew(task)
             over = threading.Event()
             beating = threading.Thread(

@@ -4,7 +4,7 @@ import sys
 
 from reflux import worker
 from reflux.errors import Terminal
-from services.gpu_trainer import sagemaker
+from services.gpu_trainer import sagemaker, spot
 from services.gpu_trainer.machine import processes
 from services.gpu_trainer.surroundings import allowed, hide
 from services.gpu_trainer.tasks import ERRANDS, HANDLERS, capabilities
@@ -17,4 +17,5 @@ if __name__ == "__main__":
             sys.exit(f"{error.message} {error.hint}")
         if allowed():
             hide()
+        spot.watch()
         worker.main("gpu_trainer", HANDLERS, capabilities, concurrency=1, errands=ERRANDS)

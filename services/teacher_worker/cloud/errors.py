@@ -17,6 +17,7 @@ from reflux.errors import POLICIES, ErrorClass, RefluxError, Retriable, Terminal
 # Without the part after a dot that says what is wrong with it (InvalidAMIID.NotFound, .Malformed, .Unavailable).
 CODES = {
     "provider_throttled": "RequestLimitExceeded Throttling ThrottlingException TooManyRequestsException EC2ThrottledException",
+    "instance_lost": "IdempotentInstanceTerminated",  # made by another attempt, and ended since
     "no_capacity": "InsufficientInstanceCapacity InsufficientHostCapacity SpotMaxPriceTooLow CapacityError",
     # IdempotentParameterMismatch: another attempt, with a key of its own; the machine is there, its tags are not seen yet.
     "provider_not_ready": "InternalError InternalFailure InternalServerError Unavailable ServiceUnavailable InvalidInstanceID "

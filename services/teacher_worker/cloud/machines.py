@@ -1,5 +1,6 @@
 """How machines are made in this deployment: the operator's file, which REFLUX_MACHINES names, under what a spec says."""
 
+import itertools
 import os
 from functools import cache
 from pathlib import Path
@@ -62,3 +63,11 @@ def settled(compute: Compute) -> Compute:
         hint = "Set them in the spec, or for all in the file that REFLUX_MACHINES names."
         raise Terminal("invalid_spec", f"compute {compute.kind} needs {', '.join(missing)}", hint)
     return made
+
+
+def placed(compute: Compute, number: int) -> Compute:
+    """The section for a run's `number`th machine: elsewhere than the one before it, where the spec names more places."""
+    types, subnets = (compute.instance_type, *compute.other_instance_types), (compute.subnet_id, *compute.other_subnet_ids)
+    places = list(itertools.product(types, subnets))
+    instance_type, subnet_id = places[(number - 1) % len(places)]
+    return compute.model_copy(update={"instance_type": instance_type, "subnet_id": subnet_id})

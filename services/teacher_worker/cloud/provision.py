@@ -28,12 +28,12 @@ shutdown -h now
 
 
 def provision(task: Task) -> MachineProvisioned:
-    """May be done again: the machine of this intent is made once. Terminal when it is lost, or stays silent."""
+    """May be done again: the machine of this intent is made once. Lost or silent, the run decides on another."""
     command = task.command
     assert isinstance(command, Provision)
     machine = command.machine
     assert machine is not None
-    compute = machines.settled(task.spec.compute)
+    compute = machines.placed(machines.settled(task.spec.compute), command.number)
     task.progress(0, 3, "asking for the machine")
     name = _made(task, machine, compute)
     task.log(f"{name}: {compute.instance_type} in {machine.region}{', spot' if compute.spot else ''}")
@@ -49,6 +49,8 @@ def _made(task: Task, machine: Machine, compute: Compute) -> str:
     if machine.kind == "sagemaker_job":
         sagemaker.check(compute, told["REFLUX_ARTIFACTS_URL"])
         return sagemaker.make(machine, sagemaker.request(machine, compute, task.spec, told, compute.image or image))
+    if compute.spot:
+        told["REFLUX_SPOT"] = "1"
     return str(ec2.make(machine, compute, user_data(told, image))["InstanceId"])
 
 

@@ -17,6 +17,7 @@ RIGHTS = (
     "ec2:RunInstances",
     "ec2:CreateTags",
     "ec2:DescribeInstances",
+    "ec2:DescribeInstanceStatus",
     "ec2:DescribeVolumes",
     "ec2:TerminateInstances",
     "ec2:DeleteVolume",
