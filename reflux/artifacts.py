@@ -4,6 +4,7 @@ Paths are relative to the store's root, with `/` between their parts; a path can
 a reader sees the old object or the new one.
 """
 
+import errno
 import json
 import os
 import re
@@ -274,6 +275,10 @@ def translated(error: Exception, url: str) -> RefluxError:
     if isinstance(error, ValueError) or "Unable to recognise URL" in text:
         hint = "Name a folder or a bucket: file:///…, s3://…, gs://… or az://…."
         return Terminal("access_denied", f"{url} is not a place that can be read or written: {text}", hint)
+    if getattr(error, "errno", None) == errno.ENOSPC:  # of what was fetched
+        return Retriable("disk_low", f"No space is left on the disk of whoever reads {url}: {text}")
+    if os.strerror(errno.ENOSPC) in text:
+        return Retriable("s3_timeout", f"{url}: {text}", "Free space where the artifacts are kept, or move them.")
     if status in (429, 503) or "SlowDown" in str(error):
         return Retriable("s3_throttled", f"{url}: {text}")
     if isinstance(error, GenericError | OSError | TimeoutError):

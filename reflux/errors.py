@@ -9,6 +9,8 @@
 The class is given where the error is detected; what follows from it stands in POLICIES.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,7 +75,7 @@ POLICIES: dict[str, Policy] = {
         *(0.0,) * 100, hint="The worker was told to shut down, and gave the task back.", forgiven_by_progress=True
     ),
     "internal": _retriable(5, 15, hint="A defect in Reflux or a library. The worker's log has the traceback; please report it."),
-    "disk_low": _retriable(0, hint="Free disk space on the worker, or lower limits.min_disk_gb."),
+    "disk_low": _retriable(0, 30, 90, hint="Free disk space on the worker, or lower limits.min_disk_gb."),
     "spot_interrupted": _machine(
         30, 60, 120, 240, 480, hint="Spot machines are taken too often there. Set compute.spot: false, or choose another type."
     ),
@@ -182,6 +184,13 @@ class Stopped(Exception):
 def failure(code: str, message: str, hint: str = "", log: str = "") -> Failure:
     policy = POLICIES[code]
     return Failure(code=code, message=message, hint=hint or policy.hint, error_class=policy.error_class, log=log)
+
+
+def unforeseen(error: Exception, log: str = "") -> Failure:
+    """What no handler has foreseen: a full disk, whichever library met it, or a defect."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return failure("disk_low", f"No space is left on the worker's disk: {error}"[:500], log=log)
+    return failure("internal", f"{type(error).__name__}: {error}"[:500], log=log)
 
 
 def next_wait(code: str, failures: int) -> float | None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from reflux.errands import Written
-from reflux.errors import Failure, RefluxError, Stopped, failure
+from reflux.errors import Failure, RefluxError, Stopped, unforeseen
 from reflux.events import Fact
 from reflux.task import Task
 from services.gpu_trainer.pipe import received
@@ -157,7 +157,7 @@ def carry_out(task: Task, bench: Any, handler: Handler) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 (the border of the process: what is not foreseen is told, and the traceback logged)
         traceback.print_exc()
         bench.forget()  # whatever was left half done with the model
-        return {"failure": failure("internal", f"{type(error).__name__}: {error}").model_dump(mode="json")}
+        return {"failure": unforeseen(error).model_dump(mode="json")}
     return {"event": event.model_dump(mode="json")}
 
 

@@ -9,7 +9,6 @@ A training that is killed and goes on elsewhere ends with the same adapter (bit 
 checkpoint has weights, optimizer, schedule, losses and random states, and the order of the rows is drawn from seed and epoch.
 """
 
-import errno
 import math
 import tempfile
 import time
@@ -25,7 +24,7 @@ from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
 from reflux.commands import Train
-from reflux.errors import Retriable, Stopped, Terminal
+from reflux.errors import Stopped, Terminal
 from reflux.events import AdapterTrained
 from reflux.task import Task
 from services.gpu_trainer import adapters, checkpoints, ranks, room, rows
@@ -38,7 +37,7 @@ from services.gpu_trainer.watch import LIMIT, Watch, best_step, losses, validati
 def train(task: Task, bench: Bench) -> AdapterTrained:
     """Carry out a Train command. A run's time limit ends it early, with the adapter as it is then.
 
-    Raises Terminal for nan_loss, gpu_out_of_memory and bad rows; Retriable for disk_low; Stopped once it has saved.
+    Raises Terminal for nan_loss, gpu_out_of_memory and bad rows; Stopped once it has saved.
     """
     command = task.command
     assert isinstance(command, Train)
@@ -57,12 +56,7 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
 
     free_memory()
     room.report(task, student)
-    try:
-        state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise Retriable("disk_low", f"No space is left on the worker's disk: {error}") from error
+    state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
     free_memory()
 
     steps, validations = losses(state), validation_losses(state)

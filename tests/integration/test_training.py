@@ -8,10 +8,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reflux.artifacts import Artifacts
-from reflux.errors import Retriable, Stopped, Terminal
+from reflux.errors import Stopped, Terminal
 from reflux.records import Answer
 from reflux.task import Task
 from services.gpu_trainer import adapters, room
+from services.gpu_trainer.child import carry_out
 from services.gpu_trainer.generate import generate
 from services.gpu_trainer.models import Bench
 from services.gpu_trainer.rows import validation_rows
@@ -197,9 +198,8 @@ def test_a_full_disk_is_said_and_tried_again(tiny: Path, bench: Bench, store: Ar
             Path("/dev/full").write_text("something")
 
     task = make_task(store, make_spec(tiny), train_command())
-    with pytest.raises(Retriable, match="No space left") as caught:
-        train(OnFullDisk(task.run_id, task.command, task.spec, store), bench)
-    assert caught.value.code == "disk_low"
+    told = carry_out(OnFullDisk(task.run_id, task.command, task.spec, store), bench, train)
+    assert (told["failure"]["code"], told["failure"]["error_class"]) == ("disk_low", "retriable")
 
 
 def test_a_finished_adapter_is_not_trained_again(tiny: Path, bench: Bench, store: Artifacts) -> None:

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from reflux.artifacts import (
     Artifacts,
@@ -15,8 +16,9 @@ from reflux.artifacts import (
     pieces_folder,
     run_folder,
     teacher_answer_path,
+    translated,
 )
-from reflux.errors import RefluxError
+from reflux.errors import RefluxError, Retriable
 from reflux.records import Answer
 from tests.s3 import BUCKET, S3
 
@@ -285,6 +287,18 @@ def refusing(status: int) -> Iterator[str]:
 
 
 # Where things lie
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+    """The reader's own by the system; the store's by obstore, whose words these are."""
+    store = Artifacts(f"file://{tmp_path}")
+    store.put("a", bytes(1 << 20))
+    with pytest.raises(Retriable) as reader:
+        store.fetch("a", Path("/dev/full"))
+    assert reader.value.code == "disk_low"
+    told = GenericError("Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)")
+    assert translated(told, store.url).code == "s3_timeout"
+    assert translated(told, store.url).hint.startswith("Free space")
 
 
 def test_the_folders_of_a_run() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from reflux.errors import (
     Terminal,
     failure,
     next_wait,
+    unforeseen,
 )
 
 CLASSES = {ErrorClass.RETRIABLE: Retriable, ErrorClass.TERMINAL: Terminal, ErrorClass.CLEANUP: CleanupProblem}
@@ -28,7 +30,7 @@ WAITS = {
     "teacher_timeout": [1, 2, 4, 8],
     "worker_lost": [0, 0],
     "stalled": [0, 0],
-    "disk_low": [0],
+    "disk_low": [0, 30, 90],
     "spot_interrupted": [30, 60, 120, 240, 480],
     "instance_lost": [30, 60, 120],
     "machine_silent": [30],
@@ -102,6 +104,15 @@ def test_an_error_becomes_a_failure_with_all_that_a_user_must_know(code: str) ->
     assert made == failure(code, "What happened", log="logs/x")
     assert Failure.model_validate_json(made.model_dump_json()) == made
     assert str(made) == f"{code}: What happened"
+
+
+def test_a_full_disk_is_no_defect() -> None:
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_text("something")
+    for error in (full.value, RuntimeError(f"some library: {full.value}")):
+        assert (unforeseen(error).code, unforeseen(error).error_class) == ("disk_low", ErrorClass.RETRIABLE)
+    assert unforeseen(ValueError("x")).message == "ValueError: x"
+    assert unforeseen(ValueError("x"), log="logs/x").log == "logs/x"
 
 
 def test_a_hint_of_its_own_goes_before_the_tables() -> None:
