@@ -89,10 +89,6 @@ def test_elsewhere_nothing_of_it_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ({"REFLUX_TRAINING_PROCESSES": "two"}, "REFLUX_TRAINING_PROCESSES is 'two'"),
         ({"REFLUX_POLL": "1"}, "REFLUX_API_URL is not set"),
-        (
-            {"REFLUX_POLL": "1", "REFLUX_API_URL": "http://[", "REFLUX_WORKER_KEY": "k", "REFLUX_ARTIFACTS_URL": "s3://x"},
-            "Invalid",
-        ),
     ],
 )
 def test_what_ends_the_worker_is_the_job_s_reason(opt_ml: Path, env: dict[str, str], why: str) -> None:
@@ -100,3 +96,10 @@ def test_what_ends_the_worker_is_the_job_s_reason(opt_ml: Path, env: dict[str, s
     command = [sys.executable, "-m", "services.gpu_trainer"]
     assert subprocess.run(command, env=bare | env, capture_output=True, timeout=60, check=False).returncode != 0
     assert why in (opt_ml / "output/failure").read_text()
+
+
+def test_a_defect_is_the_job_s_reason_too(opt_ml: Path) -> None:
+    with pytest.raises(ValueError, match="broken"), sagemaker.telling():
+        raise ValueError("broken" + "x" * 2000)
+    told = (opt_ml / "output/failure").read_text()
+    assert (told[:17], len(told)) == ("ValueError: broke", 1024)
