@@ -7,10 +7,11 @@ STAMP := $(VENV)/.installed
 # On a machine without a GPU, elsewhere than on a mirror of CPU builds: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
+BENCHES := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/figures.py benchmarks/page.py,$(wildcard benchmarks/*.py)))
 EXTRAS := api,teacher,evaluator,gpu,forecasting,local,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser screenshots check unit faults bench gpu-check clean
+.PHONY: help setup demo test browser screenshots check unit faults bench bench-page audit sbom gpu-check clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,13 +57,26 @@ check: setup  ## Style, types, architecture
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/figures.py,$(wildcard benchmarks/*.py)))  ## Every figure, as a ratio side by side
+bench: $(BENCHES)  ## Every figure, as a ratio side by side, and docs/benchmarks.md from them (about an hour)
+	@$(MAKE) --no-print-directory bench-page
 
 bench-%: setup
-	@PYTHONPATH=. $(BIN)/python benchmarks/$*.py
+	@mkdir -p .bench
+	@bash -o pipefail -c 'PYTHONPATH=. $(BIN)/python benchmarks/$*.py | tee .bench/$*.part' && mv .bench/$*.part .bench/$*.txt
 
-faults: setup  ## Every fault on whole runs, and the table (long)
-	@$(BIN)/python -m pytest tests/faults -m '' -s
+bench-page: setup  # docs/benchmarks.md again, from what the benchmarks have left in .bench
+	@$(BIN)/python benchmarks/page.py
+
+audit: setup  ## Whether a pinned package has a known vulnerability (asks pypi.org; AUDIT=… goes to pip-audit)
+	@$(BIN)/python deploy/audit.py $(AUDIT)
+
+sbom: setup  ## build/sbom.json: what is installed, as a valid CycloneDX bill of materials
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate -o build/sbom.json $(BIN)/python
+	@echo "build/sbom.json: $$(grep -c '"bom-ref"' build/sbom.json) components, valid CycloneDX"
+
+faults: setup  ## Every fault on whole runs, and the table (hours; K='control and training' takes some)
+	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py -m '' -s $(if $(K),-k "$(K)")
 
 gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)
 	@$(BIN)/python -m pytest tests/gpu -m '' -rs -s
