@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reflux import traces
 from reflux.commands import Compare, Judge, Score
 from reflux.errors import Terminal
 from reflux.events import ChunkScored, CorrectionsJudged, Event, ModelsCompared
@@ -57,7 +58,7 @@ def judge(task: Task) -> CorrectionsJudged:
     corrections = list(task.artifacts.read_rows(command.corrections_path, Correction))
     answered = [correction for correction in corrections if not correction.answer.error]
     attempts = [Attempt(row.answer.text, row.prompt, row.domain, row.prompt_id, row.attempt.sample) for row in answered]
-    verdicts = iter(scorer.score_all(attempts, _tell(task, len(attempts), "corrections")))
+    verdicts = _scored(task, scorer, attempts, "corrections")
     judged = [_judged(row, None if row.answer.error else next(verdicts)) for row in corrections]
     path = f"{task.folder}/corrections.jsonl"
     task.artifacts.write_rows(path, judged)
@@ -131,11 +132,18 @@ def _command(task: Task, kind: type[Order]) -> Order:
 def _score_answers(task: Task, answers: list[Answer], scorer: Scorer) -> list[Verdict]:
     attempts = [Attempt(row.text, row.prompt, row.domain, row.prompt_id, row.sample) for row in answers]
     written = [attempt for attempt, row in zip(attempts, answers, strict=True) if not row.error]
-    verdicts = iter(scorer.score_all(written, _tell(task, len(written), "answers")))
+    verdicts = _scored(task, scorer, written, "answers")
     return [
         scorer.zero(attempt, "no-answer", f"there is no answer: {row.error}") if row.error else next(verdicts)
         for attempt, row in zip(attempts, answers, strict=True)
     ]
+
+
+def _scored(task: Task, scorer: Scorer, attempts: list[Attempt], unit: str) -> Iterator[Verdict]:
+    with traces.span(f"score {unit}", task.traceparent, {f"reflux.{unit}": len(attempts)}) as span:
+        verdicts = scorer.score_all(attempts, _tell(task, len(attempts), unit))
+        span.note({"reflux.compiling": sum(verdict.compiles for verdict in verdicts)})
+    return iter(verdicts)
 
 
 def _judged(row: Correction, verdict: Verdict | None) -> Correction:

@@ -1,6 +1,6 @@
 """The process that holds the models. Its parent (tasks.py) writes to its standard input and reads its standard output.
 
-    in   {"do": {run_id, command, spec, artifacts, task_id, attempt}}   {"stop": why}
+    in   {"do": {run_id, command, spec, artifacts, task_id, attempt, traceparent}}   {"stop": why}
     out  {"report": a beat's body}*, then one of  {"event": …}  {"failure": …}  {"stopped": why}
 
     in   {"ask": a Question, "id": …}   {"give_up": id}
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from reflux import traces
 from reflux.errands import Written
 from reflux.errors import Failure, RefluxError, Stopped, unforeseen
 from reflux.events import Fact
@@ -40,6 +41,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent()
+    traces.set_up("gpu_trainer")
     # What libraries print must not get between the answers.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from reflux import traces
 from reflux.commands import Chunk, Generate
 from reflux.errors import Terminal
 from reflux.events import AnswersGenerated
@@ -159,19 +160,20 @@ class _Writer:
         drafts = sorted((draft for piece in pieces for draft in piece.drafts), key=lambda draft: len(draft.prompt))
         if cut := sum(draft.cut for draft in drafts):
             self.task.log(f"{cut} prompts were cut to {self.prompt_limit} tokens", level="warning")
-        while drafts:
-            batch = drafts[: self.batch.size]
-            try:
-                write(self.student, self.model, batch, self.sampling, partial(self._after_token, pieces, len(batch)))
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._halve(error)
-                for draft in batch:
-                    draft.restart()
-                continue
-            drafts = drafts[len(batch) :]
-            self.progress.done += len(batch)
+        with traces.span("write answers", self.task.traceparent, {"reflux.answers": len(drafts)}):
+            while drafts:
+                batch = drafts[: self.batch.size]
+                try:
+                    write(self.student, self.model, batch, self.sampling, partial(self._after_token, pieces, len(batch)))
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    self._halve(error)
+                    for draft in batch:
+                        draft.restart()
+                    continue
+                drafts = drafts[len(batch) :]
+                self.progress.done += len(batch)
         tokens = sum(len(draft.ids) for piece in pieces for draft in piece.drafts)
         self.progress.tell()
         speed = tokens / (time.monotonic() - began)

@@ -14,7 +14,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from reflux import spec
+from reflux import spec, traces
 from reflux.errors import Terminal
 from reflux.task import Task
 from services.gpu_trainer import ranks, weights
@@ -82,7 +82,8 @@ class Bench:
             task.log(
                 f"loading {wanted.model} on {device} as {'nf4, computing in ' if quantized else ''}{dtype}".replace("torch.", "")
             )
-            model, tokenizer = _load(wanted.model, folder, device, dtype, quantized)
+            with traces.span("load student", task.traceparent, {"gen_ai.request.model": wanted.model}):
+                model, tokenizer = _load(wanted.model, folder, device, dtype, quantized)
             if not tokenizer.chat_template:
                 task.log("the student has no chat template: rows are written as <|user|> and <|assistant|>", level="warning")
                 tokenizer.chat_template = FALLBACK_TEMPLATE

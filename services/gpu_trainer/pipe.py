@@ -19,6 +19,7 @@ def described(task: Task) -> dict[str, Any]:
         "artifacts": task.artifacts.url,
         "task_id": task.task_id,
         "attempt": task.attempt,
+        "traceparent": task.traceparent,
     }
 
 
@@ -30,6 +31,7 @@ def received(description: dict[str, Any]) -> Task:
         artifacts=Artifacts(description["artifacts"]),
         task_id=description["task_id"],
         attempt=description["attempt"],
+        traceparent=description["traceparent"],
     )
 
 

@@ -74,6 +74,8 @@ def variables(task: Task, place: Place) -> dict[str, str]:
         "SM_CHECKPOINT_DIR": checkpoints,
         "SM_HPS": json.dumps(task.spec.job.parameters),
     }
+    if task.traceparent:
+        ours["TRACEPARENT"] = task.traceparent
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return passed_on | ours | sagemaker.variables(task.spec.job.parameters)
 

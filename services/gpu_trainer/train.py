@@ -23,6 +23,7 @@ from transformers import PrinterCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
+from reflux import traces
 from reflux.commands import Train
 from reflux.errors import Stopped, Terminal
 from reflux.events import AdapterTrained
@@ -56,7 +57,9 @@ def train(task: Task, bench: Bench) -> AdapterTrained:
 
     free_memory()
     room.report(task, student)
-    state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
+    with traces.span("fine-tune", task.traceparent, {"reflux.rows": len(examples)}) as span:
+        state = _fine_tune_in_what_memory_there_is(task, student, examples, held_out)
+        span.note({"reflux.steps": state.global_step})
     free_memory()
 
     steps, validations = losses(state), validation_losses(state)

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from reflux import prices
+from reflux import prices, traces
 from reflux.errors import RefluxError, Retriable, Terminal
 from reflux.records import TeacherAnswer
 from reflux.spec import Teacher
@@ -193,12 +193,19 @@ class _Asking:
             there = {"prompt_id": question.prompt_id, "prompt": question.prompt, "cost_usd": 0.0, "reused": True}
             return self.bought.keep(shared.model_copy(update=there))
 
+        model, provider = self.teacher.model, self.teacher.provider
+        known: traces.Attributes = {"gen_ai.request.model": model, "gen_ai.provider.name": provider, "reflux.try": tries}
+
         def before() -> None:
             self.task.check()
             self.bought.asking(question.prompt_id)
+            span.event("asked")
 
         try:
-            answer = buy(self.client, self.teacher, self.system, question, tries, before, self.task.task_id)
+            with traces.span(f"chat {model}", self.task.traceparent, known, kind="client") as span:
+                answer = buy(self.client, self.teacher, self.system, question, tries, before, self.task.task_id)
+                tokens = {"gen_ai.usage.input_tokens": answer.input_tokens, "gen_ai.usage.output_tokens": answer.output_tokens}
+                span.note(tokens)
         except (CallFailed, Terminal) as error:
             charged = isinstance(error, CallFailed) and error.trouble not in FREE
             self.bought.asked_in_vain(question.prompt_id, charged)

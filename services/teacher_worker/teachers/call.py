@@ -21,6 +21,10 @@ class CallFailed(Exception):
         self.trouble = trouble
         self.message = message
 
+    @property
+    def code(self) -> str:
+        return self.trouble
+
 
 @dataclass(frozen=True)
 class Reply:
