@@ -103,7 +103,7 @@ POLICIES: dict[str, Policy] = {
     "invalid_dataset": _terminal("Each row needs `messages` with a user and an assistant turn; the message names the line."),
     "teaching_failed": _terminal("The teacher answered none of the prompts. Set teaching.required: false to go on without it."),
     "gpu_missing": _terminal("Start a gpu_trainer worker, or set student.device: cpu for a small student."),
-    "stage_timeout": _terminal("Raise limits.max_runtime, or use a smaller dataset. What was trained so far is exported."),
+    "stage_timeout": _terminal("Raise the limit that is named, or use a smaller dataset. What was trained so far is exported."),
     "budget_exhausted": _terminal("Raise limits.max_teacher_cost_usd. What was trained so far is exported."),
     "machines_not_set": _terminal("Let the teacher workers' REFLUX_MACHINES name a YAML file; docs/machines.md shows one."),
     "container_failed": _terminal("Check the image and its tag: its worker must start, and reach the API and the store."),

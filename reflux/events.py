@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from reflux.commands import Chunk
 from reflux.errors import Failure
 from reflux.machines import Ended
+from reflux.stages import Stage
 from reflux.summary import Comparison, Usage
 
 
@@ -48,7 +49,10 @@ class ResumeRequested(Fact):
 
 
 class TimeLimitReached(Fact):
+    """The run has lasted as long as it may; or `stage`, which it is in, has."""
+
     type: Literal["time_limit_reached"] = "time_limit_reached"
+    stage: Stage | None = None
 
 
 class CleanupOverdue(Fact):

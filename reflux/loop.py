@@ -17,9 +17,8 @@
 in the order in which a run takes them. A fact that comes too late changes nothing; one that no run could see raises.
 """
 
-from reflux import replacements, steps
+from reflux import replacements, steps, stops
 from reflux.commands import Preflight, Provision, kind_of, whereabouts
-from reflux.errors import failure
 from reflux.estimate import estimate
 from reflux.events import (
     ANSWERS,
@@ -70,10 +69,10 @@ def decide(run: Run, event: Event) -> steps.Step:
         run = run.but(open={k: c for k, c in run.open.items() if k != event.key}).warned(*event.warnings)
         run = run.but(seconds=steps.plus(run.seconds, kind_of(event.key), event.seconds))
     run, commands = _follow(run, before, event)
-    if run.stopping and not isinstance(event, PauseRequested | AbortRequested | TimeLimitReached):
+    if run.stopping:
         run, commands = run.but(parked=run.parked + tuple(commands)), ()
     if run.stopping and not run.open:
-        run, commands = steps.come_to_rest(run)
+        run, commands = stops.come_to_rest(run)
     return run.but(open=run.open | {c.key: c for c in commands}), tuple(commands)
 
 
@@ -88,8 +87,11 @@ def is_stale(run: Run, event: Event) -> bool:
             return run.stage in ENDING or run.stopping is not None
         case ResumeRequested():
             return run.stopping != "pause"
-        case TimeLimitReached():
-            return run.stage in (Stage.EXPORTING, *ENDING) or run.stopping in ("abort", "failure", "limit")
+        case TimeLimitReached(stage=stage):
+            if stage is not None and getattr(run.spec.limits.max_stage_runtime, stage, None) is None:
+                raise Impossible(f"{stage} has no limit")
+            over = run.stage in (Stage.EXPORTING, *ENDING) if stage is None else run.stage != stage
+            return over or run.stopping in ("abort", "failure", "limit")
         case CleanupOverdue():
             return run.stage != Stage.CLEANING_UP
         case MachineLost(number=number):
@@ -124,10 +126,8 @@ def _follow(run: Run, before: Run, event: Event) -> steps.Step:
         # People and the clock
         case _, AbortRequested(discard=discard):
             return run.but(stopping="abort", paused=False, parked=(), discard=discard, reason="aborted by its user"), ()
-        case _, TimeLimitReached():
-            hours = run.spec.limits.max_runtime.total_seconds() / 3600
-            error = failure("stage_timeout", f"The run reached its limit of {hours:g} h in {run.stage}")
-            return run.but(stopping="limit", paused=False, parked=(), error=error, reason="time limit"), ()
+        case _, TimeLimitReached(stage=stage):
+            return stops.out_of_time(run, stage)
         case _, PauseRequested():
             return run.but(stopping="pause"), ()
         case _, ResumeRequested():

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reflux import presets
-from reflux.records import Record
+from reflux.field_problems import FieldProblem as FieldProblem  # noqa: PLC0414 whoever checks a spec reads its problems
+from reflux.field_problems import problem, wrong
 
 MOST = 2**31 - 1
 Positive = Annotated[int, Field(gt=0, le=MOST)]
@@ -43,7 +43,7 @@ class Student(Section):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if (self.method == "qlora") != (self.quantization == "nf4"):
-            raise _wrong("student.quantization", "method qlora goes with nf4, lora and full with none", "Leave it out.")
+            raise wrong("student.quantization", "method qlora goes with nf4, lora and full with none", "Leave it out.")
         return self
 
 
@@ -199,11 +199,37 @@ def _span(value: object) -> object:
     return f"P{number}D" if unit == "d" else f"PT{number}{unit.upper()}"
 
 
+Span = Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))]
+StageSpan = Annotated[Span | None, Field(description="As 90s, 30m, 12h, 2d or ISO 8601 (PT12H), each time anew")]
+
+
+class StageLimits(Section):
+    """How long a stage may last, counted each time that the run enters it. docs/states.md says what follows in each."""
+
+    validating: StageSpan = None
+    provisioning: StageSpan = None
+    preparing: StageSpan = None
+    teaching: StageSpan = None
+    training: StageSpan = None
+    refining: StageSpan = None
+    evaluating: StageSpan = None
+    exporting: StageSpan = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cleanup_must_finish(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "cleaning_up" in data:
+            hint = "Set limits.cleanup_seconds: past it the run ends, and what is left is cleaned up afterwards."
+            raise wrong("limits.max_stage_runtime.cleaning_up", "cleaning up can't fail a run", hint)
+        return data
+
+
 class Limits(Section):
-    max_runtime: Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))] = Field(
+    max_runtime: Span = Field(
         timedelta(hours=12),
         description="As 90s, 30m, 12h, 2d or ISO 8601 (PT12H). At the limit the best adapter so far is exported",
     )
+    max_stage_runtime: StageLimits = Field(StageLimits(), description="The same by stage, such as {training: 4h}")
     max_teacher_cost_usd: Annotated[float, Field(gt=0)] | None = None
     min_disk_gb: Annotated[float, Field(ge=0)] = 15.0
     stall_seconds: Annotated[float, Field(gt=0)] = Field(1800.0, description="No progress for so long: the attempt is killed")
@@ -230,9 +256,7 @@ class Compute(Section):
     spot: bool = False
     other_instance_types: tuple[str, ...] = Field((), description="Asked for in turn, where a machine was not to be had or lost")
     other_subnet_ids: tuple[str, ...] = Field((), description="Each type is tried in each subnet before the next type")
-    max_wait: Annotated[timedelta, BeforeValidator(_span), Field(gt=timedelta(0))] = Field(
-        timedelta(hours=24), description="sagemaker with spot: from the request to the end, at most"
-    )
+    max_wait: Span = Field(timedelta(hours=24), description="sagemaker with spot: from the request to the end, at most")
     start_seconds: Annotated[float, Field(gt=0)] = Field(
         900.0, description="From the request to the machine's first word, at most"
     )
@@ -266,7 +290,7 @@ class Job(Section):
         for name in self.environment:
             if not re.fullmatch(r"[A-Za-z_]\w*", name) or name.startswith("REFLUX_"):
                 hint = "Letters, digits and _; names that begin with REFLUX_ are ours."
-                raise _wrong("job.environment", f"{name!r:.60} can't be a variable of the command", hint)
+                raise wrong("job.environment", f"{name!r:.60} can't be a variable of the command", hint)
         return self
 
 
@@ -300,7 +324,7 @@ class RunSpec(Section):
         if name not in presets.PRESETS:
             near = difflib.get_close_matches(name, presets.PRESETS, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"One of: {', '.join(presets.PRESETS)}."
-            raise _wrong("preset", f"there is no preset {name!r:.80}", hint)
+            raise wrong("preset", f"there is no preset {name!r:.80}", hint)
         return presets.filled(data, presets.PRESETS[name])
 
     @model_validator(mode="after")
@@ -312,16 +336,8 @@ class RunSpec(Section):
         }
         field, given, hint = needs[self.recipe]
         if not given:
-            raise _wrong(field, f"the recipe {self.recipe} needs it", hint)
+            raise wrong(field, f"the recipe {self.recipe} needs it", hint)
         return self
-
-
-class FieldProblem(Record):
-    """One thing that is wrong with a spec: where (dotted path), what, and what to do."""
-
-    field: str
-    message: str
-    hint: str = ""
 
 
 def check(data: object) -> tuple[RunSpec | None, list[FieldProblem]]:
@@ -331,70 +347,4 @@ def check(data: object) -> tuple[RunSpec | None, list[FieldProblem]]:
     try:
         return RunSpec.model_validate(data), []
     except pydantic.ValidationError as error:
-        return None, [_problem(detail) for detail in error.errors(include_url=False)]
-
-
-def _wrong(field: str, message: str, hint: str) -> PydanticCustomError:
-    return PydanticCustomError("wrong", "{message}", {"field": field, "message": message, "hint": hint})
-
-
-def _problem(detail: ErrorDetails) -> FieldProblem:
-    path = ".".join(str(part) for part in detail["loc"])
-    match detail["type"]:
-        case "wrong":
-            context = detail["ctx"]
-            return FieldProblem(field=context["field"], message=context["message"], hint=context["hint"])
-        case "extra_forbidden":
-            return FieldProblem(field=path, message="there is no such field", hint=_did_you_mean(detail["loc"]))
-        case "missing":
-            return FieldProblem(field=path, message="this field is needed", hint=f"Add `{path}`.")
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    return FieldProblem(field=path, message=f"{message}, got {detail['input']!r:.80}", hint=_described(detail["loc"]))
-
-
-def _did_you_mean(path: tuple[int | str, ...]) -> str:
-    """The nearest field of the same section, or one of that name elsewhere."""
-    *section, name = (str(part) for part in path)
-    fields, _ = _lookup(path[:-1])
-    elsewhere = [field for field in _all_fields() if field.split(".")[-1] == name]
-    near = difflib.get_close_matches(name, fields, n=1)
-    far = difflib.get_close_matches(name, {field.split(".")[-1]: field for field in _all_fields()}, n=1, cutoff=0.8)
-    meant = elsewhere or [".".join((*section, field)) for field in near]
-    meant = meant or [field for field in _all_fields() if field.split(".")[-1] in far]
-    if meant:
-        return f"Did you mean {' or '.join(f'`{field}`' for field in meant)}?"
-    return f"One of: {', '.join(fields)}." if fields else ""
-
-
-def _described(path: tuple[int | str, ...]) -> str:
-    fields, field = _lookup(path)
-    if field is None:
-        return f"One of: {', '.join(fields)}." if fields else "Correct the value."
-    if _section(field):
-        return f"A mapping with any of: {', '.join(fields)}."
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    shown = "" if default in (None, (), {}) else f" The default is {default}."
-    return f"{field.description or 'Correct the value'}.{shown}"
-
-
-def _lookup(path: tuple[int | str, ...]) -> tuple[dict[str, Any], Any]:
-    """The fields of the section at `path`, and the field that the path ends in; none where no field is."""
-    fields: dict[str, Any] = dict(RunSpec.model_fields)
-    field = None
-    for part in path:
-        if not isinstance(part, int):
-            field = fields.get(part)
-            section = _section(field) if field else None
-            fields = dict(section.model_fields) if section else {}
-    return fields, field
-
-
-def _section(field: Any) -> type[Section] | None:
-    """The model that a field, or each item of it, must match."""
-    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-def _all_fields() -> list[str]:
-    top = [(name, _section(field)) for name, field in RunSpec.model_fields.items()]
-    return [name for name, _ in top] + [f"{name}.{inner}" for name, section in top if section for inner in section.model_fields]
+        return None, [problem(RunSpec, detail) for detail in error.errors(include_url=False)]

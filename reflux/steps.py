@@ -382,20 +382,5 @@ def within_budget(run: Run, unasked: int) -> Step | None:
     return run.but(stopping="limit", error=error, reason="cost limit", parked=()), ()
 
 
-def come_to_rest(run: Run) -> Step:
-    """Nothing is in hand any more: go where the stop leads."""
-    match run.stopping:
-        case "pause":
-            return run.but(paused=True), ()
-        case "limit" if run.adapter_path is not None:
-            return export(run.but(stopping=None, parked=(), partial=True))
-        case "limit" if run.job_path is not None:
-            return deliver(run.but(stopping=None, parked=()), run.job_path)
-        case "abort":
-            return clean_up(run.but(partial=run.adapter_path is not None), "aborted")
-        case _:
-            return clean_up(run.but(partial=run.adapter_path is not None), "failed")
-
-
 def plus(seconds: dict[str, float], kind: str, more: float) -> dict[str, float]:
     return seconds | {kind: seconds.get(kind, 0.0) + more} if more else seconds

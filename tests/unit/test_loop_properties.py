@@ -27,10 +27,12 @@ from reflux.events import (
 )
 from reflux.loop import decide
 from reflux.run import Run
+from reflux.spec import StageLimits
 from reflux.stages import Stage
 from reflux.summary import Usage
 from tests.unit.stories import Story, answer, chunk, scores, spec
 
+HOUR_EACH = dict.fromkeys(StageLimits.model_fields, "1h")
 SPECS = st.fixed_dictionaries(
     {
         "recipe": st.sampled_from([*["distill"] * 8, "finetune", "job"]),
@@ -44,7 +46,9 @@ SPECS = st.fixed_dictionaries(
                 "review": st.booleans(),
             }
         ),
-        "limits": st.fixed_dictionaries({"max_teacher_cost_usd": st.sampled_from([None, None, 0.5, 4.0])}),
+        "limits": st.fixed_dictionaries(
+            {"max_teacher_cost_usd": st.sampled_from([None, None, 0.5, 4.0]), "max_stage_runtime": st.just(HOUR_EACH)}
+        ),
         "evaluation": st.fixed_dictionaries({"enabled": st.booleans()}),
     }
 )
@@ -156,6 +160,12 @@ class World(RuleBasedStateMachine):
             stops = data.draw(st.booleans())
             self.tell(TaskStopped(key=command.key) if stops else self.well_done(command, within(data)))
         self.tell(ResumeRequested())
+
+    @precondition(lambda self: self.run.stage.value in HOUR_EACH)
+    @rule(rarely=st.integers(0, 19))
+    def stage_out_of_time(self, rarely: int) -> None:
+        if rarely == 7:
+            self.tell(TimeLimitReached(stage=self.run.stage))
 
     @precondition(lambda self: self.run.stage != Stage.QUEUED)
     @rule(request=st.sampled_from([AbortRequested(), TimeLimitReached(), CleanupOverdue()]), rarely=st.integers(0, 19))

@@ -1,11 +1,14 @@
 """Pause, resume, abort, limits: wherever they come, the run stays whole."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from reflux.commands import CleanUp
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested, RunAdmitted, TaskStopped, TimeLimitReached
+from reflux.loop import Impossible
+from reflux.spec import StageLimits
 from reflux.stages import Stage
 from reflux.summary import Usage
 from tests.unit.stories import Story, chunk
@@ -200,6 +203,74 @@ def test_the_time_limit_ends_a_pause_too() -> None:
     story.stopped(STUDENT)
     assert story.tell(TimeLimitReached()) == ["export_model"]
     assert not story.run.paused
+
+
+EACH = {"limits": {"max_stage_runtime": dict.fromkeys(StageLimits.model_fields, "90m")}}
+
+
+@pytest.mark.parametrize("stage", [Stage(name) for name in StageLimits.model_fields if name not in ("evaluating", "exporting")])
+def test_a_stage_that_reaches_its_limit_ends_the_run_with_the_best_adapter_so_far(stage: Stage) -> None:
+    epoch = 2 if stage in (Stage.TRAINING, Stage.REFINING) else None
+    story = Story(**SECTIONS, **EACH).until(stage, epoch)
+    keys = list(story.run.open)
+    given = [*story.tell(TimeLimitReached(stage=stage)), *story.stopped(*keys)]
+    assert given == ["export_model" if epoch else "clean_up"]
+    story.until(Stage.FAILED)
+    assert story.run.error is not None
+    assert story.run.error.code == "stage_timeout"
+    assert f"limits.max_stage_runtime.{stage} (1.5 h)" in story.run.error.message
+    assert "limit" in story.run.error.hint
+    assert (story.run.partial, story.run.best is not None) == (bool(epoch), bool(epoch))
+
+
+def test_a_limit_of_a_stage_that_is_over_is_stale() -> None:
+    story = Story(**SECTIONS, **EACH)
+    for stage, later in pairwise(Stage(name) for name in StageLimits.model_fields):
+        run = story.until(later).run
+        assert (story.tell(TimeLimitReached(stage=stage)), story.run) == ([], run)
+
+
+def test_training_that_comes_to_its_end_after_its_limit_is_what_is_exported() -> None:
+    story = Story(**SECTIONS, **EACH).until(Stage.TRAINING)
+    story.tell(TimeLimitReached(stage=Stage.TRAINING))
+    assert story.done("train-001") == ["export_model"]
+    assert story.run.partial
+
+
+def test_a_comparison_that_takes_too_long_is_left_out() -> None:
+    story = Story(**SECTIONS, **EACH).until(Stage.EVALUATING)
+    assert story.tell(TimeLimitReached(stage=Stage.EVALUATING)) == ["export_model"]
+    assert story.open == ["export_model"]
+    assert story.tell(TimeLimitReached(stage=Stage.EVALUATING)) == []
+    story.until(Stage.SUCCEEDED)
+    assert (story.run.partial, story.run.error, story.run.comparison) == (False, None, None)
+    assert any("limits.max_stage_runtime.evaluating" in warning for warning in story.run.warnings)
+
+
+def test_a_comparison_that_takes_too_long_while_a_pause_waits_is_left_out_after_it() -> None:
+    story = Story(**SECTIONS, **EACH).until(Stage.EVALUATING)
+    story.tell(PauseRequested())
+    assert story.tell(TimeLimitReached(stage=Stage.EVALUATING)) == []
+    assert story.run.paused
+    assert story.tell(ResumeRequested()) == ["export_model"]
+
+
+@pytest.mark.parametrize("recipe", ["distill", "job"])
+def test_an_export_that_takes_too_long_ends_with_what_is_stored(recipe: str) -> None:
+    story = Story(recipe=recipe, **SECTIONS, **EACH).until(Stage.EXPORTING)
+    keys = list(story.run.open)
+    assert [*story.tell(TimeLimitReached(stage=Stage.EXPORTING)), *story.stopped(*keys)] == ["clean_up"]
+    story.until(Stage.FAILED)
+    assert story.run.error is not None
+    assert story.run.error.code == "stage_timeout"
+    assert story.run.partial == (recipe == "distill")
+
+
+def test_a_limit_that_the_spec_does_not_have_is_impossible() -> None:
+    story = Story(limits={"max_stage_runtime": {"training": "4h"}}).until(Stage.REFINING)
+    for stage in (Stage.REFINING, Stage.CLEANING_UP):
+        with pytest.raises(Impossible, match="no limit"):
+            story.tell(TimeLimitReached(stage=stage))
 
 
 def test_the_budget_ends_teaching_before_a_model_is_trained() -> None:

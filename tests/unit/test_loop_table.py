@@ -23,6 +23,7 @@ from reflux.events import (
 )
 from reflux.loop import Impossible, decide, is_stale
 from reflux.run import Run
+from reflux.spec import StageLimits
 from reflux.stages import Stage
 from tests.unit.stories import Story, answer, chunk, scores
 
@@ -39,6 +40,14 @@ abort_requested     ·                                   >   +   +   +   +   +  
 pause_requested     ·                                   +   +   +   +   +   +   +   +   +   .   .   .   .
 resume_requested    ·                                   .   .   .   .   .   .   .   .   .   .   .   .   .
 time_limit_reached  ·                                   >   +   +   +   +   +   +   +   .   .   .   .   .
+time_limit_reached  validating                          .   +   .   .   .   .   .   .   .   .   .   .   .
+time_limit_reached  provisioning                        .   .   +   .   .   .   .   .   .   .   .   .   .
+time_limit_reached  preparing                           .   .   .   +   .   .   .   .   .   .   .   .   .
+time_limit_reached  teaching                            .   .   .   .   +   .   .   .   .   .   .   .   .
+time_limit_reached  training                            .   .   .   .   .   +   .   .   .   .   .   .   .
+time_limit_reached  refining                            .   .   .   .   .   .   +   .   .   .   .   .   .
+time_limit_reached  evaluating                          .   .   .   .   .   .   .   >   .   .   .   .   .
+time_limit_reached  exporting                           .   .   .   .   .   .   .   .   +   .   .   .   .
 cleanup_overdue     ·                                   .   .   .   .   .   .   .   .   .   >   .   .   .
 machine_lost        ·                                   !   !   >   >   >   >   >   >   >   .   .   .   .
 preflight_passed    preflight                           !   >   .   .   .   .   .   .   .   .   .   .   .
@@ -128,6 +137,8 @@ fact                command                             que val pro pre tea tra 
 pause_requested     ·                                   +   +   +   +   -   +   -   -   +   .   .   .   .
 abort_requested     ·                                   >   +   +   +   -   +   -   -   +   .   .   .   .
 time_limit_reached  ·                                   >   +   +   +   -   +   -   -   .   .   .   .   .
+time_limit_reached  training                            .   .   .   .   -   +   -   -   .   .   .   .   .
+time_limit_reached  exporting                           .   .   .   .   -   .   -   -   +   .   .   .   .
 machine_lost        ·                                   !   !   >   >   -   >   -   -   +   .   .   .   .
 job_finished        run_job                             !   !   !   !   -   >   -   -   .   .   .   .   .
 task_failed         run_job                             !   !   !   !   -   >   -   -   .   .   .   .   .
@@ -146,11 +157,12 @@ REQUESTS = {
     "cleanup_overdue": CleanupOverdue(),
     "machine_lost": MachineLost(number=1, resource_id="i-1", failure=failure("instance_lost", "i-1 is gone")),
 }
-# A machine of its own, two shards of teaching, poor answers, a review, so that every stage and every command comes up
+# A machine of its own, two shards of teaching, poor answers, a review, limits, so that every stage and every command comes up
 SECTIONS: dict[str, Any] = {
     "compute": {"kind": "ec2"},
     "teaching": {"shard_size": 2},
     "refining": {"patience": 9, "max_epochs": 3, "review": True},
+    "limits": {"max_stage_runtime": dict.fromkeys(StageLimits.model_fields, "1h")},
 }
 
 
@@ -260,7 +272,7 @@ def named(key: str, run: Run) -> str:
 
 def fact(run: Run, kind: str, key: str) -> Event:
     if kind in REQUESTS:
-        return REQUESTS[kind]
+        return REQUESTS[kind] if key == "·" else TimeLimitReached(stage=Stage(key))
     if kind == "task_failed":
         return TaskFailed(key=key, failure=failure("internal", "it broke"))
     if kind == "task_stopped":

@@ -119,6 +119,8 @@ def test_each_recipe_says_what_it_needs(data: dict[str, Any], field: str) -> Non
         ("generation.max_steps", "`training.max_steps`"),
         ("training.temperature", "`teacher.temperature` or `generation.temperature`"),
         ("refining.target_scor", "`refining.target_score`"),
+        ("limits.max_stage_runtime.trainig", "`limits.max_stage_runtime.training`"),
+        ("limits.max_stage_runtimes", "`limits.max_stage_runtime`"),
         ("data.train", None),
     ],
 )
@@ -132,6 +134,12 @@ def test_did_you_mean(path: str, meant: str | None) -> None:
         return
     (found,) = problems(data)
     assert (found.field, found.message, found.hint) == (path, "there is no such field", f"Did you mean {meant}?")
+
+
+def test_a_limit_of_cleaning_up_is_refused_with_what_there_is_instead() -> None:
+    (found,) = problems({**DISTILL, "limits": {"max_stage_runtime": {"cleaning_up": "1h"}}})
+    assert found.field == "limits.max_stage_runtime.cleaning_up"
+    assert "limits.cleanup_seconds" in found.hint
 
 
 def test_a_field_like_no_other_names_those_there_are() -> None:
@@ -159,6 +167,9 @@ def test_fields_of_list_items_are_named_with_their_place() -> None:
         ({"limits": {"max_runtime": "a while"}}, "limits.max_runtime"),
         ({"limits": {"max_runtime": 0}}, "limits.max_runtime"),
         ({"limits": {"max_runtime": -5}}, "limits.max_runtime"),
+        ({"limits": {"max_stage_runtime": {"training": "a while"}}}, "limits.max_stage_runtime.training"),
+        ({"limits": {"max_stage_runtime": {"teaching": 0}}}, "limits.max_stage_runtime.teaching"),
+        ({"limits": {"max_stage_runtime": "4h"}}, "limits.max_stage_runtime"),
         ({"metadata": {"seed": 1}}, "metadata.seed"),
         ({"training": 3}, "training"),
         ({"training": [{"batch_size": 1}]}, "training"),
