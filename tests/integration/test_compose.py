@@ -24,7 +24,7 @@ from tests.integration.by_hand import eventually
 
 COMPOSE = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(ROOT / "docker-compose.yml"), "--profile", "*"]
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
-WATCHERS = ("prometheus", "grafana")
+WATCHERS = ("prometheus", "grafana", "jaeger")
 OURS = ("reflux-cpu", "reflux-gpu")
 # The service of docker-compose.yml for each process of the embedded stack.
 SAME = {
