@@ -19,17 +19,20 @@ STILL_POOR = 0.6  # of those, an epoch later
 ASKED_AGAIN = 0.25  # of the corrections
 
 
-def estimate(spec: RunSpec, practice: int | None = None, practice_characters: int = 0) -> Estimate | None:
-    """None for a recipe without a teacher. `practice`: prompts that there really are; left out: as many as the spec wants."""
+def estimate(spec: RunSpec, practice: int | None = None, practice_characters: int = 0, done: int = 0) -> Estimate | None:
+    """None for a recipe without a teacher. `practice`: prompts that there really are; left out: as many as the spec wants.
+
+    `done`: epochs that a fork takes over, with what was taught and corrected in them.
+    """
     if spec.recipe != "distill":
         return None
     teacher, room = spec.teacher, spec.generation.max_new_tokens
     prompts = spec.prompts.practice if practice is None else practice
-    taught = min(prompts, spec.teaching.max_prompts or prompts) if spec.teaching.enabled else 0
+    taught = min(prompts, spec.teaching.max_prompts or prompts) if spec.teaching.enabled and not done else 0
     at_once = min(prompts, spec.refining.max_corrections)
-    rounds = spec.refining.max_epochs - 1  # corrections of the last epoch are not bought
-    corrected = sum(min(POOR * STILL_POOR**n * prompts, at_once) for n in range(rounds)) * (1 + ASKED_AGAIN)
-    calls, most = round(taught + corrected), taught + 2 * rounds * at_once
+    rounds = range(done, spec.refining.max_epochs - 1)  # corrections of the last epoch are not bought
+    corrected = sum(min(POOR * STILL_POOR**n * prompts, at_once) for n in rounds) * (1 + ASKED_AGAIN)
+    calls, most = round(taught + corrected), taught + 2 * len(rounds) * at_once
     known = practice_characters / prompts if practice_characters and prompts else PROMPT_CHARACTERS
     characters = known + len(spec.prompts.system)
     answer = min(FILLED * room, teacher.max_teacher_tokens)

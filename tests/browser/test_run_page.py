@@ -115,12 +115,41 @@ def test_pause_resume_and_an_abort_that_is_confirmed(site: Site, visit: Visitors
     assert by == "bootstrap"
 
 
-def test_a_fork_goes_on_from_an_epoch(site: Site, visit: Visitors) -> None:
-    page = visit(f"/runs/{site.looks['succeeded']}")
-    panel(page).get_by_role("button", name="Fork").click()
-    page.get_by_role("dialog").get_by_role("button", name="Fork").click()
-    expect(page.get_by_text("forked from epoch 3")).to_be_visible()
-    expect(page).not_to_have_url(re.compile(site.looks["succeeded"]))
+def test_a_fork_goes_on_from_an_epoch_with_other_settings(site: Site, visit: Visitors) -> None:
+    origin = site.looks["succeeded"]
+    page = visit(f"/runs/{origin}")
+    panel(page).get_by_text("Fork").click()
+    expect(page).to_have_url(f"{site.url}/new?fork={origin}&epoch=3")
+    changes = page.get_by_role("region", name="Changes")
+    expect(changes).to_contain_text("refining.max_epochs: 3 → 4")
+    expect(page.get_by_label("Source files")).to_have_count(0)
+    page.get_by_label("Go on after").select_option("2")
+    page.get_by_label("Epochs, at most").fill("2")
+    page.get_by_label("Score to reach").fill("9")
+    page.get_by_role("button", name="Check and estimate").click()
+    expect(page.locator("#f-refining-max_epochs-error")).to_contain_text("2 epochs are done already")
+    page.get_by_label("Epochs, at most").fill("5")
+    page.keyboard.press("Tab")
+    yaml = page.get_by_label("What a fork may change, as YAML")
+    expect(yaml).to_have_value(re.compile("max_epochs: 5"))
+    yaml.fill(yaml.input_value() + "student:\n  method: lora\n")
+    page.get_by_role("button", name="Check and estimate").click()
+    expect(page.locator("#spec-yaml-error")).to_contain_text("a fork can't change it")
+    yaml.fill(yaml.input_value().replace("student:\n  method: lora\n", "training:\n  learning_rate: 1.0e-05\n"))
+    page.keyboard.press("Tab")
+    expect(changes.get_by_role("listitem")).to_have_text(
+        ["training.learning_rate: 0.0002 → 1e-05", "refining.target_score: 8.0 → 9.0", "refining.max_epochs: 3 → 5"]
+    )
+    page.get_by_role("button", name="Check and estimate").click()
+    expect(page.locator(".facts")).to_contain_text("3 to 5")
+    page.get_by_role("button", name="Start the fork").dblclick()
+    expect(page.get_by_text("forked from epoch 2")).to_be_visible()
+    made = site.world.row(page.url.rsplit("/", maxsplit=1)[-1])
+    spec = made.state["spec"]
+    assert (spec["refining"]["max_epochs"], spec["training"]["learning_rate"], spec["student"]["method"]) == (5, 1e-5, "qlora")
+    with site.world.session() as session:
+        forks = "select count(*) from runs where state->'origin'->>'run_id' = :run"
+        assert session.scalar(text(forks), {"run": origin}) == 1
 
 
 def test_filters_of_the_logs_stand_in_the_address(site: Site, visit: Visitors) -> None:

@@ -26,6 +26,13 @@ def test_a_run_is_estimated_from_its_spec_and_then_from_its_dataset() -> None:
     assert fewer.input_tokens > fewer.calls * 100_000 / 10 / 4
 
 
+def test_a_fork_buys_corrections_of_its_own_epochs_alone() -> None:
+    wanted = spec(prompts={"practice": 100}, refining={"max_epochs": 4})
+    fork = estimate(wanted, done=2)
+    assert fork is not None
+    assert (fork.calls, fork.most_calls) == (14, 200), "of epoch 3: 100 · 0.3 · 0.6² · 1.25"
+
+
 def test_answers_are_as_long_as_the_student_has_room_for() -> None:
     short, long = (estimate(spec(prompts={"practice": 10}, generation={"max_new_tokens": n})) for n in (200, 2000))
     assert short is not None

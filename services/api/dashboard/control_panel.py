@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from nicegui import ui
-from sqlalchemy.orm import Session
 
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested
 from reflux.views import RunView
-from services.api import forks, runs
+from services.api import runs
 from services.api.dashboard import code, shell, words
 
 Refresh = Callable[[], Awaitable[None]]
@@ -199,9 +198,8 @@ class ControlPanel:
                     "data-action"
                 ] = action
             case "fork":
-                ui.button("Fork", icon="call_split", on_click=partial(self._do, self._fork)).props("outline").props[
-                    "data-action"
-                ] = action
+                epoch = self.run.best_epoch or self.run.epochs[-1].epoch
+                _link("Fork", "call_split", f"/new?fork={run_id}&epoch={epoch}")
             case "abort":
                 button = ui.button("Abort", icon="stop_circle", on_click=partial(self._do, self._abort)).props(
                     "outline color=negative"
@@ -245,35 +243,6 @@ class ControlPanel:
         if told is not None:
             ui.notify("Aborting." if told[1] else "It is being aborted already.", type="positive" if told[1] else "info")
         await self.refresh()
-
-    async def _fork(self) -> None:
-        done = [epoch.epoch for epoch in self.run.epochs]
-        with ui.dialog() as dialog, ui.card().classes("dialog"):
-            shell.heading("Fork: a new run from one of its epochs")
-            ui.label("The new run has this run's dataset, and the epoch's adapter and corrections. This run is not touched.")
-            epoch = ui.select(
-                {number: f"Epoch {number}" + (" (best)" if number == self.run.best_epoch else "") for number in done},
-                value=self.run.best_epoch or done[-1],
-                label="Go on after",
-            ).props("outlined dense")
-            most = ui.number("Epochs at most, in all", value=max(self.run.max_epochs, done[-1] + 1), min=1, step=1, precision=0)
-            most.props("outlined dense")
-            with ui.element("div").classes("bar end"):
-                ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat")
-                ui.button("Fork", on_click=lambda: dialog.submit(True)).props("unelevated")
-        wanted = await dialog
-        dialog.delete()
-        if not wanted:
-            return
-        changes = {"refining": {"max_epochs": int(most.value or 0)}}
-        prices = shell.state().prices
-
-        def fork(session: Session, by: str) -> str:
-            return forks.create(session, self.run.id, by, int(epoch.value), changes, prices).id
-
-        made = await shell.act(fork)
-        if made is not None:
-            ui.navigate.to(f"/runs/{made}")
 
 
 def _link(text: str, icon: str, target: str, *, filled: bool = False) -> None:

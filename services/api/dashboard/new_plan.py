@@ -1,17 +1,17 @@
 """The right-hand side of a new run: its spec as YAML, what is wrong with it, what it would cost, and its start."""
 
+import copy
 import html
-import secrets
 from collections.abc import Callable
 from typing import Any
 
 import yaml
 from nicegui import ui
 
-from reflux.spec import FieldProblem, RunSpec, check
+from reflux.spec import FieldProblem, RunSpec
 from reflux.views import DryRun, GpuHours
-from services.api import gpu_hours, runs
-from services.api.dashboard import shell, words
+from services.api.dashboard import previews, shell, words
+from services.api.dashboard.beginnings import Beginning, Fork, Given
 from services.api.dashboard.spec_form import Form, put_value
 from services.api.problems import ProblemError
 
@@ -19,65 +19,83 @@ from services.api.problems import ProblemError
 class Plan:
     """`redraw` is called when the YAML has changed the spec."""
 
-    def __init__(self, form: Form, redraw: Callable[[], None]) -> None:
-        self.form, self.redraw = form, redraw
-        self.planned: RunSpec | None = None
-        self.once = ""
+    def __init__(self, form: Form, beginning: Beginning, redraw: Callable[[], None]) -> None:
+        self.form, self.beginning, self.redraw = form, beginning, redraw
+        self.planned: Given | None = None
 
     def draw(self) -> None:
+        forks = isinstance(self.beginning, Fork)
         with ui.element("section").classes("card"):
             shell.heading("Estimate")
             self.told = ui.element("div").classes("stack").props("aria-live=polite")
             with ui.element("div").classes("bar"):
                 self.check_button = ui.button("Check and estimate", icon="fact_check", on_click=self.estimate).props("outline")
-                self.start_button = ui.button("Start the run", icon="play_arrow", on_click=self.start).props("unelevated")
+                word = "Start the fork" if forks else "Start the run"
+                self.start_button = ui.button(word, icon="play_arrow", on_click=self.start).props("unelevated")
                 self.start_button.disable()
+        if forks:
+            with ui.element("section").classes("card").props('aria-label="Changes"'):
+                shell.heading("What is changed")
+                self.changes = ui.element("div").classes("stack").props("aria-live=polite")
         with ui.element("section").classes("card"):
-            shell.text("The whole spec as YAML", "label").props("for=spec-yaml")
+            label = "What a fork may change, as YAML" if forks else "The whole spec as YAML"
+            shell.text(label, "label").props("for=spec-yaml")
             self.box = ui.html(html.escape(self._written()), sanitize=False, tag="textarea").classes("yaml")
             self.box.props("id=spec-yaml spellcheck=false rows=16 aria-describedby=spec-yaml-error")
             self.box.on("change", lambda event: self._read(str(event.args)), js_handler="(e) => emit(e.target.value)")
             self.error = shell.text("", "p", "problem small").props("id=spec-yaml-error role=alert")
-            shell.text("The same file starts a run by `reflux run start`. Edit it here or on the left.", "p", "help")
+            usual = "The same file starts a run by `reflux run start`. Edit it here or on the left."
+            shell.text("What is left out has its default. Edit it here or on the left." if forks else usual, "p", "help")
         self._say_nothing_yet()
+        self._differ()
 
     def changed(self) -> None:
         """The form has: show it, mark what is wrong, and let nothing start that was not estimated."""
         put_value(self.box, self._written())
         self.error.set_content("")
-        self._mark(check(self.form.given)[1], untouched=False)
+        self._mark(self.beginning.check(self.form.given)[1], untouched=False)
+        self._differ()
         if self.planned is not None:
             self.planned = None
             self.start_button.disable()
             self._say("The spec has changed since. Estimate it again, then start it.")
 
     async def estimate(self) -> None:
-        given, table = self.form.given, shell.state().prices
+        given = copy.deepcopy(self.form.given)
         try:
-            spec = runs.checked(given)
-            dry = runs.dry_run(spec, table)
+            dry, hours = await shell.read(lambda session: self.beginning.estimate(session, given))
         except ProblemError as error:
             self._wrong(error.problem.detail, error.problem.errors)
             return
-        hours = await shell.read(lambda session: gpu_hours.expected(session, spec))
         self._mark([], untouched=True)
-        self.planned, self.once = spec, secrets.token_urlsafe(16)
+        self.planned = given
         self.start_button.enable()
         self.told.clear()
         with self.told:
-            _estimated(spec, dry, hours)
+            _estimated(RunSpec.model_validate(dry.spec), dry, hours, self.beginning)
 
     async def start(self) -> None:
-        """Twice is once: the estimate has a key of its own."""
-        spec, once, table = self.planned, self.once, shell.state().prices
-        if spec is None:
+        """Twice is once: what is being started is not planned any more."""
+        given, self.planned = self.planned, None
+        if given is None:
             return
         self.start_button.disable()
-        run_id = await shell.act(lambda session, by: runs.create(session, spec, by, once, table)[0].id)
+        run_id = await shell.act(lambda session, by: self.beginning.start(session, given, by))
         if run_id is not None:
             ui.navigate.to(f"/runs/{run_id}")
         else:
+            self.planned = given
             self.start_button.enable()
+
+    def _differ(self) -> None:
+        if not isinstance(self.beginning, Fork):
+            return
+        told = self.beginning.differences(self.form.given)
+        self.changes.clear()
+        with self.changes:
+            previews.lines(told)
+            if not told:
+                shell.text("Nothing: the fork goes on with the run's own settings.", "p", "quiet")
 
     def _written(self) -> str:
         return str(yaml.safe_dump(self.form.given, sort_keys=False, allow_unicode=True))
@@ -96,7 +114,7 @@ class Plan:
         self.form.given = given
         self.redraw()
         self.changed()
-        self._mark(check(given)[1], untouched=True)
+        self._mark(self.beginning.check(given)[1], untouched=True)
 
     def _mark(self, problems: list[FieldProblem], *, untouched: bool) -> None:
         elsewhere = self.form.mark(problems, untouched=untouched)
@@ -126,9 +144,12 @@ class Plan:
             shell.text(told, "p", "quiet")
 
 
-def _estimated(spec: RunSpec, dry: DryRun, hours: GpuHours | None) -> None:
+def _estimated(spec: RunSpec, dry: DryRun, hours: GpuHours | None, beginning: Beginning) -> None:
     rows: list[tuple[str, str, str]] = []
-    if spec.recipe == "distill":
+    if isinstance(beginning, Fork):
+        last = spec.refining.max_epochs
+        rows.append(("Epochs", f"{beginning.epoch + 1} to {last}" if last > beginning.epoch + 1 else f"{last}", "at most"))
+    elif spec.recipe == "distill":
         wanted = f"{spec.prompts.practice} to practise, {spec.prompts.dev} to choose by, {spec.prompts.test} to compare by"
         rows.append(("Prompts", wanted, "as many as the sources give"))
     if dry.estimate is not None:

@@ -4,9 +4,11 @@ from typing import Any
 
 from nicegui import ui
 
+from reflux.run import Run
 from reflux.spec import RunSpec
-from services.api import catalogue, runs
-from services.api.dashboard import shell
+from services.api import catalogue, forks, runs
+from services.api.dashboard import code, shell
+from services.api.dashboard.beginnings import Anew, Beginning, Fork, fork_settings, settings_of
 from services.api.dashboard.new_data import Prompts, Rows, Sources
 from services.api.dashboard.new_plan import Plan
 from services.api.dashboard.spec_form import Form, section_fields
@@ -53,29 +55,37 @@ LAID_OUT = {"data.train", "data.validation", "student.model", "student.method"}
 START = {"name": "run", "recipe": "distill"}
 
 
-async def show(like: str = "") -> None:
-    """With `like`, a run's id: begins with that run's spec."""
+async def show(like: str = "", fork: str = "", epoch: int | None = None) -> None:
+    """With `like`, a run's id: begins with that run's settings. With `fork`, one too: goes on after its `epoch`."""
     with shell.page("New run", here="new") as visitor:
         if not visitor.operates:
             raise ProblemError(403, "wrong_role", "A viewer's key can look, and not start runs.", "Sign in with an operator key.")
+        table = shell.state().prices
         given: dict[str, object] = dict(START)
-        if like:
-            row = await shell.read(lambda session: runs.get(session, like))
-            spec = RunSpec.model_validate(row.state["spec"])
-            given = spec.model_dump(mode="json", exclude_defaults=True, exclude={"teacher": {"input_usd_per_million"}})
-        NewRun(given).draw()
+        beginning: Beginning = Anew(table)
+        if like or fork:
+            row = await shell.read(lambda session: runs.get(session, fork or like))
+            run = Run.model_validate(row.state)
+            given |= settings_of(run.spec, table)
+        if fork:
+            beginning = Fork(run, forks.forked_epoch(run, epoch), table)
+            given = fork_settings(run, beginning.epoch, table)
+        NewRun(given, beginning).draw()
 
 
 class NewRun:
     """The page: on the left the form, on the right the spec as YAML, what is wrong with it, and what it would cost."""
 
-    def __init__(self, given: dict[str, object]) -> None:
+    def __init__(self, given: dict[str, object], beginning: Beginning) -> None:
         self.form = Form(self._changed, given)
-        self.plan = Plan(self.form, self._draw_form)
+        self.fork = beginning if isinstance(beginning, Fork) else None
+        self.plan = Plan(self.form, beginning, self._draw_form)
         self.models = catalogue.models()
 
     def draw(self) -> None:
-        shell.heading("New run", 1)
+        title = f"Fork of {code.plain(self.fork.run.spec.name)}" if self.fork else "New run"
+        ui.context.client.title = f"{title} · Reflux"
+        shell.heading(title, 1)
         with ui.element("div").classes("halves"):
             self.left = ui.element("div").classes("stack roomy")
             with ui.element("aside").classes("stack roomy aside").props('aria-label="The spec, and its estimate"'):
@@ -89,30 +99,59 @@ class NewRun:
         """Anew: after the recipe, the preset or the YAML has changed."""
         self.left.clear()
         self.form.entries = {}
-        recipe = str(self.form.get("recipe") or "distill")
+        recipe = "distill" if self.fork else str(self.form.get("recipe") or "distill")
         with self.left:
             with _card("What"):
                 self.form.draw("name")
-                self._recipes(recipe)
-            if recipe != "job":
-                with _card("Student"):
-                    self._student()
-            with _card("Data" if recipe != "job" else "Command"):
-                if recipe == "distill":
-                    Sources(self.form).draw()
-                    Prompts(self.form).draw()
-                if recipe == "finetune":
-                    Rows(self.form, "data.train", "Training rows").draw()
-                    Rows(self.form, "data.validation", "Rows for validation").draw()
-                if recipe == "job":
-                    self._grid(BASIC["job"])
+                if self.fork:
+                    self._epochs(self.fork)
+                else:
+                    self._recipes(recipe)
+            if not self.fork:
+                self._material(recipe)
             if recipe == "distill":
                 with _card("Teacher"):
                     self._grid(TEACHER)
             if recipe != "job":
                 with _card("How far"):
-                    self._grid((*BASIC[recipe], "limits.max_runtime"))
+                    self._grid(tuple(path for path in (*BASIC[recipe], "limits.max_runtime") if self._may_change(path)))
             self._everything()
+
+    def _may_change(self, path: str) -> bool:
+        return not self.fork or path.partition(".")[0] not in forks.FIXED
+
+    def _material(self, recipe: str) -> None:
+        """What a fork takes over: the student, and what it learns from."""
+        if recipe != "job":
+            with _card("Student"):
+                self._student()
+        with _card("Data" if recipe != "job" else "Command"):
+            if recipe == "distill":
+                Sources(self.form).draw()
+                Prompts(self.form).draw()
+            if recipe == "finetune":
+                Rows(self.form, "data.train", "Training rows").draw()
+                Rows(self.form, "data.validation", "Rows for validation").draw()
+            if recipe == "job":
+                self._grid(BASIC["job"])
+
+    def _epochs(self, fork: Fork) -> None:
+        run = fork.run
+        with ui.element("div").classes("field"):
+            shell.text("Go on after", "label").props("for=fork-epoch")
+            with ui.element("select").props("id=fork-epoch aria-describedby=fork-epoch-help") as box:
+                for done in run.epochs:
+                    best = " (best)" if run.best and done.epoch == run.best.epoch else ""
+                    option = shell.text(f"Epoch {done.epoch}{best}", "option")
+                    option.props["value"], option.props["selected"] = str(done.epoch), done.epoch == fork.epoch
+            told = "It has this run's dataset, and the epoch's adapter and corrections. The run itself is not touched."
+            shell.text(told, "p", "help").props("id=fork-epoch-help")
+        box.on("change", lambda event: self._go_on_after(fork, int(event.args)), js_handler="(e) => emit(e.target.value)")
+
+    def _go_on_after(self, fork: Fork, epoch: int) -> None:
+        fork.epoch = epoch
+        ui.navigate.history.replace(f"/new?fork={fork.run.id}&epoch={epoch}")
+        self._changed()
 
     def _recipes(self, chosen: str) -> None:
         with ui.element("fieldset").classes("choices"):
@@ -190,16 +229,16 @@ class NewRun:
             shell.text("Left alone, each keeps its default. Maps and lists of maps are written in the YAML.", "p", "help")
             with ui.element("div"):
                 for section, word in SECTIONS.items():
-                    paths = [
-                        path for path, _ in section_fields(section) if path not in self.form.entries and path not in LAID_OUT
-                    ]
+                    left = [path for path, _ in section_fields(section) if path not in self.form.entries and path not in LAID_OUT]
+                    paths = [path for path in left if self._may_change(path)]
                     if paths:
                         with ui.element("details"):
                             shell.text(word, "summary")
                             self._grid(tuple(paths))
-                with ui.element("details"):
-                    shell.text("Seed", "summary")
-                    self._grid(("seed",))
+                if self._may_change("seed"):
+                    with ui.element("details"):
+                        shell.text("Seed", "summary")
+                        self._grid(("seed",))
 
 
 def _card(title: str) -> ui.element:
