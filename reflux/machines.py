@@ -62,6 +62,13 @@ class Lost(Machine):
     why: Failure | None = None
 
 
+class Seen(Machine):
+    """A machine of a live run in its provider's word. `restarting`: on its way to work again, by its provider's own doing."""
+
+    state: str = Field(max_length=60)
+    restarting: bool = False
+
+
 class Interruption(Frozen):
     """What the provider tells a spot machine: that it will be ended (or stopped), and when (UTC)."""
 
@@ -86,8 +93,9 @@ class Duties(BaseModel):
 
 
 class Looked(BaseModel):
-    """What it has found: what became of `machines`; those of `working` that are lost; in `places`, all that lives."""
+    """What it has found: what became of `machines`; how those of `working` are, or that they are lost; what lives in `places`."""
 
     ended: list[Ended] = Field(default_factory=list, max_length=1000)
+    seen: list[Seen] = Field(default_factory=list, max_length=1000)
     lost: list[Lost] = Field(default_factory=list, max_length=1000)
     living: list[Machine] = Field(default_factory=list, max_length=1000)

@@ -46,6 +46,7 @@ class Job:
     transitions: list[dict[str, Any]] = field(default_factory=list)
     process: "subprocess.Popen[bytes] | None" = None
     asked_to: str | None = None  # stop, or start again: "stop", "interrupt"
+    longest: float | None = None  # seconds in Training; else what its request says
     model: str = ""
     billable: int = 0
 
@@ -75,6 +76,7 @@ class Service:
     refusals: dict[str, Refusal] = field(default_factory=dict)
     fails: dict[str, tuple[str, int]] = field(default_factory=dict)
     command: list[str] | None = None  # instead of the entry point
+    keeps: bool = True  # models, in the object store
     held_at: str | None = None  # the state that jobs do not leave
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -262,7 +264,7 @@ class Service:
 
     def _train(self, job: Job) -> bool:
         """Until the container is over. True: its spot machine was taken, and there will be another."""
-        longest = time.monotonic() + job.request["StoppingCondition"]["MaxRuntimeInSeconds"]
+        began = time.monotonic()
         bare = {name: os.environ[name] for name in os.environ if name in ("PATH", "HOME") or name.startswith("AWS_")}
         told = {"PYTHONPATH": str(ROOT), "REFLUX_SAGEMAKER_ROOT": str(job.folder), "TRAINING_JOB_NAME": job.name}
         command = self.command or [sys.executable, *job.request["AlgorithmSpecification"]["ContainerEntrypoint"][1:]]
@@ -270,7 +272,8 @@ class Service:
             job.process = subprocess.Popen(command, env=bare | told | job.environment, stdout=log, stderr=log)
         while job.process.poll() is None and job.asked_to is None:
             time.sleep(0.02)
-            if time.monotonic() > longest:
+            longest = job.request["StoppingCondition"]["MaxRuntimeInSeconds"] if job.longest is None else job.longest
+            if time.monotonic() - began > longest:
                 job.asked_to, job.status = "too long", "Stopping"
         self._end(job.process, self.grace if job.asked_to != "interrupt" else 0.5)
         if job.asked_to == "interrupt":
@@ -291,6 +294,8 @@ class Service:
         process.wait()
 
     def _upload(self, job: Job) -> None:
+        if not self.keeps:
+            return
         model = job.folder / "model.tar.gz"
         with tarfile.open(model, "w:gz") as tar:
             tar.add(job.folder / "model", arcname=".")

@@ -91,8 +91,10 @@ def _cost(cost: float | None) -> str:
 
 
 def _command(row: ResourceView, name: str | None) -> str:
-    if name is None or row.kind != "ec2_instance":
+    if name is None:
         return ""
+    if row.kind == "sagemaker_job":
+        return f"By hand: aws sagemaker stop-training-job --region {row.region} --training-job-name {name}"
     return f"By hand: aws ec2 terminate-instances --region {row.region} --instance-ids {name}"
 
 

@@ -112,6 +112,8 @@ def sentence(event: EventView) -> str:
             return f"the machine {b['resource_id']} works"
         case "spot_interruption":
             return f"{b['machine']} is taken back at {b['time']}"
+        case "machine_state":
+            return f"the machine {b['machine']} is {b['state']}"
         case "machine_lost":
             return f"machine {b['number']} was lost: {b['failure']['message']}"
         case "results_delivered":

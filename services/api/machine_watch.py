@@ -7,12 +7,13 @@ from sqlalchemy.orm import Session
 
 from reflux import leaks
 from reflux.errors import failure
-from reflux.machines import Interruption, Lost
+from reflux.machines import Interruption, Kind, Lost, Seen
 from services.api import tasks
 from services.api.advance import append, lock
 from services.api.settings import Settings
-from services.api.tables import ResourceRow, RunRow, WorkerRow
+from services.api.tables import EventRow, ResourceRow, RunRow, WorkerRow
 
+USUAL: dict[Kind, str] = {"ec2_instance": "running", "sagemaker_job": "Training"}
 SILENT_LEASES = 4  # a machine whose provider says that it runs has so long to be heard again
 
 
@@ -26,6 +27,21 @@ def found_lost(session: Session, settings: Settings, machine: Lost) -> None:
         return
     why = why.model_copy(update={"message": leaks.redacted(why.message)})
     tasks.machine_lost(session, machine.run_id, machine.token, why, name=machine.id)
+
+
+def seen(session: Session, machine: Seen) -> None:
+    """A state that is not the usual one goes into the run's history; so does the way back. Who restarts is not thought silent."""
+    row, resource = lock(session, machine.run_id), session.get(ResourceRow, machine.token)
+    if row is None or row.ended_at is not None or resource is None or resource.status != "made":
+        return
+    if machine.restarting:
+        resource.made_at = func.now()
+    known = {"machine": machine.id or machine.token}
+    told = select(EventRow.body["state"].astext).where(
+        EventRow.run_id == row.id, EventRow.type == "machine_state", EventRow.body.contains(known)
+    )
+    if machine.state != (session.scalar(told.order_by(EventRow.seq.desc()).limit(1)) or USUAL[machine.kind]):
+        append(session, row, "machine_state", known | {"state": machine.state})
 
 
 def interrupted(session: Session, run_id: str, token: str, notice: Interruption) -> None:

@@ -30,6 +30,8 @@ def duties(_: Worker, session: Database) -> Duties:
 def looked(_: Worker, session: Database, settings: Configured, body: Looked) -> list[Machine]:
     """Note what was found. The answer: living machines that belong to no live run, to be ended."""
     strays = resources.looked(session, body)
+    for found in body.seen:
+        machine_watch.seen(session, found)
     for machine in body.lost:
         machine_watch.found_lost(session, settings, machine)
     session.commit()

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import structlog
 
-from reflux.errors import RefluxError
-from reflux.machines import Duties, Ended, Looked, Lost, Machine
+from reflux.errors import POLICIES, RefluxError, Retriable
+from reflux.machines import Duties, Ended, Looked, Lost, Machine, Seen
 from reflux.secret import secret
-from services.teacher_worker.cloud import ec2, providers
+from services.teacher_worker.cloud import ec2, providers, sagemaker
 
 log = structlog.get_logger()
 
@@ -43,23 +43,25 @@ def sweep(api: httpx.Client) -> int:
     """One round; how many machines were looked at."""
     duties = Duties.model_validate(_post(api, "duties", None))
     ended = [_end(machine) for machine in duties.machines]
-    lost = [found for machine in duties.working if (found := _lost(machine))]
+    looks = [look for machine in duties.working if (look := _look(machine))]
+    seen, lost = [look for look in looks if isinstance(look, Seen)], [look for look in looks if isinstance(look, Lost)]
     living = []
     for place in duties.places:
         try:
             living += providers.living(place)
         except RefluxError as error:
             log.warning("place_not_looked_at", region=place.region, kind=place.kind, error=str(error))
-    if not ended and not living and not lost:
+    if not ended and not living and not looks:
         return 0
-    strays = [Machine.model_validate(m) for m in _post(api, "looked", Looked(ended=ended, living=living, lost=lost))]
+    told = Looked(ended=ended, living=living, seen=seen, lost=lost)
+    strays = [Machine.model_validate(m) for m in _post(api, "looked", told)]
     if strays:
         _post(api, "looked", Looked(ended=[_end(machine) for machine in strays]))
     return len(ended) + len(lost) + len(strays)
 
 
-def _lost(machine: Machine) -> Lost | None:
-    """Only if the provider says so: an error tells nothing."""
+def _look(machine: Machine) -> Seen | Lost | None:
+    """Lost only if the provider says so: an error tells nothing."""
     try:
         state, why = providers.seen(machine)
         if why is None and machine.kind == "ec2_instance":
@@ -67,7 +69,12 @@ def _lost(machine: Machine) -> Lost | None:
     except RefluxError as error:
         log.warning("machine_not_looked_at", run_id=machine.run_id, machine=machine.id, error=str(error))
         return None
-    return Lost(**machine.model_dump(), why=why.failure()) if why else None
+    known = machine.model_dump()
+    if why is None:
+        return Seen(**known, state=state, restarting=machine.kind == "sagemaker_job" and state not in sagemaker.AT_WORK)
+    if not POLICIES[why.code].of_machine:  # it has worked, so that another one may too
+        why = Retriable("instance_lost", why.message)
+    return Lost(**known, why=why.failure())
 
 
 def _end(machine: Machine) -> Ended:
