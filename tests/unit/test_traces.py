@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from reflux import traces
+from reflux.artifacts import Artifacts
+from reflux.commands import RunJob
 from reflux.errors import Retriable, Stopped
+from reflux.stages import Stage
+from reflux.task import Task
+from services.gpu_trainer.surroundings import Place, variables
 from tests.collector import collector
+from tests.unit import stories
 
 ENDS_WITHIN = 20  # seconds; a send that is waited for takes longer
 
@@ -106,3 +112,11 @@ structlog.get_logger().info("started")
     assert [line.get("trace_id") for line in said] == [traces.trace_id("20260101-000000-abcdef"), None]
     said = [json.loads(line) for line in run(code).stderr.splitlines()]
     assert [line.get("trace_id") for line in said] == [None, None]
+
+
+def test_a_job_s_command_is_told_where_its_own_spans_hang(tmp_path: Path) -> None:
+    store = Artifacts(f"file://{tmp_path}")
+    task = Task("r", RunJob(stage=Stage.TRAINING), stories.spec(), store, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert variables(task, Place(tmp_path))["TRACEPARENT"] == task.traceparent
+    task.traceparent = None
+    assert "TRACEPARENT" not in variables(task, Place(tmp_path))
