@@ -115,8 +115,8 @@ structlog.get_logger().info("started")
 
 
 def test_a_job_s_command_is_told_where_its_own_spans_hang(tmp_path: Path) -> None:
-    store = Artifacts(f"file://{tmp_path}")
-    task = Task("r", RunJob(stage=Stage.TRAINING), stories.spec(), store, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    assert variables(task, Place(tmp_path))["TRACEPARENT"] == task.traceparent
+    parent = f"00-{traces.trace_id('r')}-{traces.span_id('r', 'run_job', 1)}-01"
+    task = Task("r", RunJob(stage=Stage.TRAINING), stories.spec(), Artifacts(f"file://{tmp_path}"), traceparent=parent)
+    assert variables(task, Place(tmp_path))["TRACEPARENT"] == parent
     task.traceparent = None
     assert "TRACEPARENT" not in variables(task, Place(tmp_path))
