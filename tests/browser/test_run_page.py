@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
 from reflux.protocol import LogLine, MetricPoint, Progress
+from services.api import advance, runs
 from tests.browser import large
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
@@ -191,6 +192,19 @@ def test_a_run_that_there_is_not(visit: Visitors) -> None:
     visit.expected.append("404")
     page = visit("/runs/20260101-000000-abcdef")
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no run 20260101-000000-abcdef.")
+
+
+def test_a_page_says_that_its_run_was_deleted(site: Site, visit: Visitors) -> None:
+    run_id = site.world.create(spec("deleted"))
+    site.world.play(run_id)
+    pages = [visit(f"/runs/{run_id}{rest}") for rest in ("", "/answers")]
+    with site.world.session() as session:
+        advance.wake(session, run_id)
+        runs.delete(session, run_id, None)
+    for page in pages:
+        expect(page.get_by_role("heading", level=1)).to_have_text("This run was deleted.")
+    pages[0].get_by_role("link", name="All runs", exact=True).click()
+    expect(pages[0]).to_have_url(f"{site.url}/")
 
 
 def test_a_page_that_is_open_for_long_does_not_grow(site: Site, visit: Visitors) -> None:

@@ -203,7 +203,7 @@ class _Page:
         """More answers are offered, so that no list moves below a hand; what became of the one shown is shown."""
         if not self.drawn:
             return
-        counts = await shell.read(lambda session: answers.counts(session, self.run_id))
+        _, counts = await shell.read(lambda session: (runs.get(session, self.run_id), answers.counts(session, self.run_id)))
         model, prompt_set, _ = SETS[self.where.set]
         more = counts.get((self.listing.epoch, model, prompt_set), 0) - self.listing.total
         if more and not self.listing.found:

@@ -16,6 +16,7 @@ from services.api import sign_ins
 from services.api.dashboard import shell
 from services.api.database import AWAY
 from services.api.listening import ANY, Listener
+from services.api.problems import ProblemError
 from services.api.sign_ins import Visitor
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ Callback = Callable[[], Awaitable[None] | None]
 
 
 def follow_run(run_id: str, callback: Callback) -> None:
-    """Call `callback`, in the page's own place, whenever this run has moved, made progress, or logged."""
+    """Call `callback`, in the page's own place, whenever this run has moved or made progress. Deleted, the page says so."""
     _follow(run_id, callback)
 
 
@@ -64,6 +65,12 @@ async def _told(client: Client, place: Element, visitor: Visitor, rung: asyncio.
                 called = callback()
                 if inspect.isawaitable(called):
                     await called
+        except ProblemError as error:
+            if error.problem.code != "run_not_found":
+                raise
+            with place:
+                shell.deleted()
+            return
         except AWAY:
             log.warning("database_away", during="follow")
             rung.set()

@@ -95,8 +95,8 @@ class _Page:
             return
         try:
             run, latest = await shell.read(lambda session: (look(session, self.run_id), kpis.read(session, self.run_id)))
-        except ProblemError:  # the run was deleted: the page of an unknown run says so
-            ui.navigate.reload()
+        except ProblemError:
+            shell.deleted()
             return
         self.control.show(run)
         self.kpis.show(run, latest)

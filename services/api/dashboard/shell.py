@@ -155,6 +155,15 @@ def sorry(happened: str, hint: str = "") -> None:
         ui.link("All runs", "/")
 
 
+def deleted() -> None:
+    """In place of a page whose run somebody has deleted meanwhile."""
+    client = ui.context.client
+    client.title = "Deleted · Reflux"
+    client.content.clear()
+    with client.content:
+        sorry("This run was deleted.", "Somebody has deleted it while this page was open. The list shows the runs there are.")
+
+
 def unknown() -> None:
     """The page of an address that none has."""
     with page("Nothing here"):
