@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request
 
 from reflux import traces
+from services.api.auth import AtWork
 
 
 def created(request: Request, run_id: str, began: int) -> None:
@@ -15,8 +16,8 @@ def created(request: Request, run_id: str, began: int) -> None:
         pass
 
 
-async def reported(request: Request) -> AsyncIterator[None]:
-    """Below the span that the worker's `traceparent` names."""
+async def reported(_: AtWork, request: Request) -> AsyncIterator[None]:
+    """Below the span that the worker's `traceparent` names. Only for those who hold a worker's key."""
     with traces.span(_name(request), request.headers.get("traceparent"), kind="server"):
         yield
 
