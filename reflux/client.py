@@ -44,6 +44,7 @@ from reflux.views import (
     Problem,
     ReadyView,
     ResourceView,
+    RetentionPlan,
     ReviewView,
     Role,
     RunList,
@@ -173,6 +174,10 @@ class Client:
     def resources(self) -> list[ResourceView]:
         """Machines that exist only for a run, and may still be there."""
         return TypeAdapter(list[ResourceView]).validate_python(self._request("GET", "/v1/resources").json())
+
+    def retention(self, **limits: float | None) -> RetentionPlan:
+        """What retention would remove now; `artifacts_days` and the like in place of the settings. Nothing is removed."""
+        return self._call(RetentionPlan, "GET", "/v1/retention", params=_given(limits))
 
     def upload(self, file: Path, name: str | None = None, tell: Tell = lambda _: None) -> DatasetView:
         """Store rows for `data.train`: a .csv file, or JSONL. `tell` hears how many bytes have gone, each time some do."""
@@ -309,7 +314,7 @@ def _parts(content: IO[bytes], tell: Tell) -> Iterator[bytes]:
         tell(len(part))
 
 
-def _given(filters: Mapping[str, str | int | None]) -> dict[str, str | int]:
+def _given(filters: Mapping[str, str | int | float | None]) -> dict[str, str | int | float]:
     return {name: value for name, value in filters.items() if value is not None}
 
 

@@ -15,6 +15,14 @@ from reflux.training_rows import Row
 
 Health = Literal["ok", "recovering", "orphaned"]
 Role = Literal["viewer", "operator", "worker"]
+Removable = Literal["artifacts", "results", "logs", "metrics"]
+
+REMOVABLE: dict[Removable, str] = {
+    "artifacts": "answers, corrections and checkpoints",
+    "results": "the exported model and the report",
+    "logs": "log lines",
+    "metrics": "metrics",
+}
 
 
 class ProgressView(BaseModel):
@@ -39,6 +47,20 @@ class TaskView(BaseModel):
     due_at: datetime | None = None
     claimed_at: datetime | None = None
     ended_at: datetime | None = None
+
+
+class RemovedView(BaseModel):
+    """What retention has taken from a run. `count` of objects, lines or points; `bytes` of objects."""
+
+    what: Removable
+    why: str
+    at: datetime
+    count: int
+    bytes: int | None = None
+
+    @property
+    def told(self) -> str:
+        return f"{REMOVABLE[self.what]} were removed by retention on {self.at:%Y-%m-%d}: {self.why}."
 
 
 class RunView(BaseModel):
@@ -66,6 +88,7 @@ class RunView(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     manual_action_required: bool = False
     artifacts_url: str = ""
+    removed: list[RemovedView] = Field(default_factory=list, description="Of one run that is shown whole, as `spec` and `tasks`")
     metadata: dict[str, str] = Field(default_factory=dict)
     last_event: int = 0
     created_at: datetime
@@ -317,6 +340,34 @@ class ResourceView(BaseModel):
     last: Ended | None
     intended_at: datetime
     looked_at: datetime | None
+
+
+class RemovalView(BaseModel):
+    """What retention would take from a run, and why."""
+
+    run_id: str
+    name: str
+    ended_at: datetime
+    what: Removable
+    why: str
+    count: int
+    bytes: int | None = None
+
+
+class KeptView(BaseModel):
+    """What is old, and stays as others need it."""
+
+    run_id: str
+    what: Removable
+    why: str
+
+
+class RetentionPlan(BaseModel):
+    """What would go at the next look. `has_more`: it would take several."""
+
+    removals: list[RemovalView]
+    kept: list[KeptView]
+    has_more: bool = False
 
 
 class WorkerView(BaseModel):

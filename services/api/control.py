@@ -1,4 +1,5 @@
-"""The control process: rings for tasks, watches leases and limits, publishes events, posts to the webhook, projects runs.
+"""The control process: rings for tasks, watches leases and limits, publishes events, projects runs; where it is set, posts to
+the webhook, tells MLflow, and removes what old runs need no longer.
 
 It may be killed at any time, and run more than once: rows are taken with SKIP LOCKED, and everything is in Postgres.
 """
@@ -30,9 +31,11 @@ from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
 from services.api.projection import project
 from services.api.publishing import publish
+from services.api.retention import Rules, retain_all
 from services.api.settings import Settings
 from services.api.tables import RunRow, TaskRow
 from services.api.tasks import lock_task, orphan, stop
+from services.api.tracking import tell_all
 from services.api.webhooks import deliver_all
 
 log = structlog.get_logger()
@@ -55,6 +58,10 @@ def main() -> None:
     works = [listen, ring_all, watch_all, publish_all, project_all]
     if settings.webhook_url:
         works.append(deliver_all)
+    if settings.mlflow_tracking_uri:
+        works.append(tell_all)
+    if Rules.of(settings) != Rules():
+        works.append(retain_all)
     if traces.on():
         from services.api.tracing import trace_all
 

@@ -1,6 +1,8 @@
 """The engine, and the migrations of the database behind it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,18 @@ def make_engine(url: str) -> Engine:
                 raise DisconnectionError from error
 
     return engine
+
+
+@contextmanager
+def alone(engine: Engine, lock: int) -> Iterator[bool]:
+    """Whether no other process has this advisory lock: then it is ours until the end. No transaction is open meanwhile."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        mine = bool(connection.scalar(text("select pg_try_advisory_lock(:lock)"), {"lock": lock}))
+        try:
+            yield mine
+        finally:
+            if mine:
+                connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": lock})
 
 
 def migrate(engine: Engine) -> None:

@@ -30,7 +30,7 @@ from reflux.previews import Preview, PreviewRequest
 from reflux.records import Message, Verdict
 from reflux.run import Run
 from reflux.spec import FieldProblem, RunSpec
-from services.api import busy, errand_desk, runs
+from services.api import busy, errand_desk, removals, runs
 from services.api.database import AWAY
 from services.api.listening import Listener
 from services.api.problems import ProblemError
@@ -166,6 +166,8 @@ class Errands:
         with Session(self.engine) as session, session.begin():
             run = Run.model_validate(runs.get(session, request.run).state)
             checkpoint, path = _checkpoint(run, request.checkpoint)
+            if path:
+                removals.refuse_if_gone(session, run.id, "artifacts")
             if path and not Artifacts(self.settings.artifacts_url).paths(path):
                 told = f"The adapter of epoch {checkpoint} of run {run.id} has been deleted."
                 raise ProblemError(409, "checkpoint_gone", told, "Ask `base`, or another run.")

@@ -1,7 +1,7 @@
 """A run's artifacts as users see them: listed, read whole or in part, or signed for. No path leads out of the run's folder."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -79,10 +79,31 @@ def put(artifacts: Artifacts, path: str, file: IO[bytes]) -> None:
         raise translated(error, artifacts.url) from error
 
 
-def remove_all(artifacts: Artifacts, run_id: str) -> None:
+def sizes(artifacts: Artifacts, run_id: str) -> dict[str, int]:
+    """Bytes by path below the run's folder."""
+    folder = run_folder(run_id) + "/"
+    return {path.removeprefix(folder): size for path, size in artifacts.sizes(folder).items()}
+
+
+def everything(artifacts: Artifacts) -> Iterator[tuple[str, str, int]]:
+    """Of all runs: the run's id, the path below its folder, and the size in bytes."""
     try:
-        for batch in obstore.list(artifacts.store, run_folder(run_id) + "/"):
-            obstore.delete(artifacts.store, [entry["path"] for entry in batch])
+        for batch in obstore.list(artifacts.store, run_folder("")):
+            for entry in batch:
+                _, run_id, path = entry["path"].split("/", 2)
+                yield run_id, path, entry["size"]
+    except Exception as error:
+        raise translated(error, artifacts.url) from error
+
+
+def remove(artifacts: Artifacts, run_id: str, which: Callable[[str], bool] = lambda _: True) -> None:
+    """Delete what is below the run's folder, or of it the paths that `which` says."""
+    folder = run_folder(run_id) + "/"
+    try:
+        for batch in obstore.list(artifacts.store, folder):
+            chosen = [entry["path"] for entry in batch if which(entry["path"].removeprefix(folder))]
+            if chosen:
+                obstore.delete(artifacts.store, chosen)
     except Exception as error:
         raise translated(error, artifacts.url) from error
 

@@ -16,9 +16,11 @@ OPEN = {"/healthz", "/readyz"}
 PROBLEM = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 ALSO = {
     "runs_create": (409,),
-    "runs_artifact": (416,),
+    "runs_artifact": (410, 416),
+    "runs_list_answers": (410,),
+    "runs_fork": (410,),
     "datasets_upload": (415,),
-    "completions_create": (404, 409),
+    "completions_create": (404, 409, 410),
     "datasets_preview": (409,),
     "workers_claim_errand": (404,),
 }

@@ -24,6 +24,7 @@ TITLES = {
     404: "Not found",
     405: "No such method here",
     409: "Conflict",
+    410: "Gone",
     413: "Too large",
     415: "Not a form that is read here",
     416: "No such range",

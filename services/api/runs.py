@@ -21,7 +21,7 @@ from reflux.run import Run
 from reflux.spec import FieldProblem, RunSpec, check
 from reflux.stages import Stage
 from reflux.views import DryRun, Health, RunView, TaskView
-from services.api import catalogue, files, progress
+from services.api import catalogue, files, progress, removals
 from services.api.advance import advance, append, lock
 from services.api.problems import ProblemError
 from services.api.progress import Task
@@ -146,7 +146,7 @@ def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
         raise ProblemError(409, "run_is_not_over", f"Run {run_id} is {row.status}.", "Abort it, and wait for its clean-up.")
     if artifacts is not None:
         _refuse_if_needed(session, row, "Delete those first, or this one without its artifacts.")
-        files.remove_all(artifacts, run_id)
+        files.remove(artifacts, run_id)
     session.execute(sql_delete(RunRow).where(RunRow.id == run_id))
 
 
@@ -181,6 +181,7 @@ def view(session: Session, row: RunRow, artifacts_url: str, *, full: bool = Fals
     shown = drawn(row, run, tasks, artifacts_url, now)
     if full:
         shown.spec, shown.tasks = run.spec.model_dump(mode="json"), [_task(task) for task in tasks]
+        shown.removed = removals.of_run(session, row.id)
     return shown
 
 

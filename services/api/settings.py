@@ -17,11 +17,22 @@ class Settings(BaseSettings):
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     artifacts_url: str = "file:///var/lib/reflux/artifacts"
     api_url: str = Field("http://127.0.0.1:8400", description="Where control asks whether workers can be heard")
+    public_url: str | None = Field(None, description="Where people reach the dashboard, where that is not the API's own address")
     operator_key: SecretStr | None = Field(None, description="Made valid at start, if there is no such key yet")
     worker_key: SecretStr | None = None
     viewer_key: SecretStr | None = Field(None, description="Such as Prometheus has")
     webhook_url: str | None = Field(None, description="Status changes of runs are posted there by control")
     webhook_secret: SecretStr | None = Field(None, description="What those posts are signed with")
+    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="Control tells it of runs")
+    mlflow_experiment_name: str = Field("reflux", validation_alias="MLFLOW_EXPERIMENT_NAME")
+    mlflow_tracking_token: SecretStr | None = Field(None, validation_alias="MLFLOW_TRACKING_TOKEN")
+    mlflow_tracking_username: str | None = Field(None, validation_alias="MLFLOW_TRACKING_USERNAME")
+    mlflow_tracking_password: SecretStr | None = Field(None, validation_alias="MLFLOW_TRACKING_PASSWORD")
+    keep_artifacts_days: float | None = Field(None, ge=0, description="Since a run's end: then what only it needed goes")
+    keep_artifacts_gb: float | None = Field(None, ge=0, description="Of all runs: above it, that of the oldest goes")
+    keep_results_days: float | None = Field(None, ge=0, description="Exported models and reports")
+    keep_logs_days: float | None = Field(None, ge=0)
+    keep_metrics_days: float | None = Field(None, ge=0)
     prices: Path | None = Field(None, description="A price table of your own, as YAML; see reflux/prices.py")
     max_active_runs: int = 4
     lease: timedelta = timedelta(seconds=45)

@@ -165,6 +165,32 @@ class LogRow(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class RemovalRow(Base):
+    """What retention has taken from a run: recorded before anything is deleted, `done_at` once nothing of it is left."""
+
+    __tablename__ = "removals"
+    __table_args__ = (Index("removals_undone", "at", postgresql_where=text("done_at is null")),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    what: Mapped[str] = mapped_column(primary_key=True)
+    why: Mapped[str]
+    count: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    done_at: Mapped[datetime | None]
+
+
+class TrackedRow(Base):
+    """Up to which event and metric a tracking server was told of a run, and what it calls the run."""
+
+    __tablename__ = "tracked"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    external_id: Mapped[str]
+    seq: Mapped[int]
+    metric_id: Mapped[int] = mapped_column(BigInteger)
+
+
 class WorkerRow(Base):
     """A worker slot. A new incarnation of the same name means that the one before is gone."""
 

@@ -20,8 +20,8 @@ def test_every_variable_is_explained(variable: str) -> None:
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_stands_in_the_table_with_its_default(name: str) -> None:
-    default = Settings.model_fields[name].default
-    [row] = re.findall(rf"^\| .*`REFLUX_{name.upper()}`.*$", PAGE.split("| workers |")[0], re.MULTILINE)
+    default, own = Settings.model_fields[name].default, Settings.model_fields[name].validation_alias
+    [row] = re.findall(rf"^\| .*`{own or f'REFLUX_{name.upper()}'}`.*$", PAGE.split("| workers |")[0], re.MULTILINE)
     assert f" {written(default)} " in row.replace("`", " ")
 
 

@@ -11,7 +11,7 @@ from nicegui import ui
 from reflux.artifacts import Artifacts
 from reflux.errors import RefluxError
 from reflux.views import ArtifactView
-from services.api import files, runs
+from services.api import files, removals, runs
 from services.api.dashboard import code, shell
 from services.api.problems import ProblemError
 
@@ -74,7 +74,7 @@ async def download(run_id: str, path: str) -> Response:
 def _download(run_id: str, path: str) -> Response:
     with shell.session() as session:
         runs.get(session, run_id)
-    piece = files.find(store(), run_id, path)
+        piece = removals.find(session, store(), run_id, path)
     url = files.signed_url(store(), piece) if shell.state().settings.sign_artifacts else None
     if url:
         return RedirectResponse(url, 307)

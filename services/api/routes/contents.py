@@ -17,7 +17,7 @@ from reflux.views import (
     LogList,
     SeriesList,
 )
-from services.api import answers, files, history, runs
+from services.api import answers, files, history, removals, runs
 from services.api.auth import Viewer
 from services.api.session import Configured, Database, Reading, Stored
 
@@ -49,6 +49,7 @@ def list_answers(
 ) -> AnswerList:
     """Scored answers of one epoch. Those of `base` and `best` are of the comparison at the end."""
     run = _run(session, run_id)
+    removals.refuse_if_gone(session, run_id, "artifacts")
     number, data, more = answers.page(
         session,
         artifacts,
@@ -149,7 +150,7 @@ def artifact(
 ) -> Response:
     """One artifact, whole or a `Range` of it."""
     runs.get(session, run_id)
-    piece = files.find(artifacts, run_id, path, range_)
+    piece = removals.find(session, artifacts, run_id, path, range_)
     url = files.signed_url(artifacts, piece) if settings.sign_artifacts else None
     if url:
         return RedirectResponse(url, 307)
