@@ -73,8 +73,8 @@ class Tracing:
             return all(self._tell(run_id) for run_id in guard.scalars(moved.order_by(RunRow.id)).all())
 
     def _tell(self, run_id: str) -> bool:
-        """Nothing is locked while the collector is asked."""
-        with Session(self.engine) as session:
+        """The run is read as it is at one moment. Nothing is locked while the collector is asked."""
+        with Session(self.engine.execution_options(isolation_level="REPEATABLE READ")) as session:
             news = read(session, run_id)
         if news is None:
             return True

@@ -1,15 +1,19 @@
 """What control tells a collector of a run: real transactions, a real exporter, and a collector that takes the protobuf apart."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from sqlalchemy.event import listen, remove
 from sqlalchemy.orm import Session
 
 from reflux import traces
 from reflux.artifacts import attempt_folder
 from reflux.commands import Preflight, Train
+from reflux.events import AbortRequested
 from reflux.stages import Stage
 from reflux.traces import span_id
+from services.api.advance import append, lock
 from services.api.tracing import Tracing
 from tests.collector import Collector, Heard, collector
 from tests.integration.desk import Desk, completing, failing, handing_back, losing
@@ -111,8 +115,6 @@ def test_a_failed_run_says_by_which_code_and_no_more(desk: Desk, tracing: Tracin
 
 
 def test_what_was_stopped_is_told_with_the_end(desk: Desk, tracing: Tracing, heard: Collector) -> None:
-    from reflux.events import AbortRequested
-
     run_id = desk.create()
     in_hand = desk.until_stage(run_id, Stage.TRAINING)
     assert [type(given.command) for given in in_hand] == [Train]
@@ -126,6 +128,25 @@ def test_what_was_stopped_is_told_with_the_end(desk: Desk, tracing: Tracing, hea
     assert tracing.tell()
     assert by_id(heard.spans)[span_id(run_id, key)].attributes["reflux.task.status"] == "stopped"
     assert by_id(heard.spans)[span_id(run_id)].attributes["reflux.outcome"] == "aborted"
+
+
+def test_an_end_that_comes_while_the_run_is_read_is_told_next_time(desk: Desk, tracing: Tracing, heard: Collector) -> None:
+    run_id = desk.create()
+    [clean_up] = desk.until_stage(run_id, Stage.CLEANING_UP)
+    meanwhile = [completing(clean_up)]
+
+    def after_the_run_was_read(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "runs.state" in statement and meanwhile:
+            assert desk.do(meanwhile.pop()).accepted
+
+    listen(desk.engine, "after_cursor_execute", after_the_run_was_read)
+    try:
+        assert tracing.tell()
+    finally:
+        remove(desk.engine, "after_cursor_execute", after_the_run_was_read)
+    assert span_id(run_id) not in by_id(heard.spans)
+    assert tracing.tell()
+    assert by_id(heard.spans)[span_id(run_id)].attributes["reflux.outcome"] == "succeeded"
 
 
 def test_what_the_collector_did_not_take_is_sent_again_and_nothing_twice(desk: Desk, tracing: Tracing, heard: Collector) -> None:
@@ -146,8 +167,6 @@ def test_what_the_collector_did_not_take_is_sent_again_and_nothing_twice(desk: D
     done = [task.key for task in desk.tasks(run_id, "done")]
     assert {span_id(run_id, key) for key in done} <= {span.span_id for span in heard.spans}
     with Session(desk.engine) as session, session.begin():  # as retention does, long after
-        from services.api.advance import append, lock
-
         row = lock(session, run_id)
         assert row
         append(session, row, "later", {})
