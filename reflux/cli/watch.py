@@ -124,7 +124,9 @@ def sentence(event: EventView) -> str:
             return f"{b['key']} failed ({b['failure']['code']}), tried again in {b['wait_seconds']:g} s"
         case "task_failed":
             return f"{b['key']} failed: {b['failure']['message']}"
-        case "abort_requested" | "pause_requested" | "resume_requested" | "time_limit_reached" | "task_handed_back":
+        case "time_limit_reached":
+            return f"the time limit of {b.get('stage') or 'the run'} is reached"
+        case "abort_requested" | "pause_requested" | "resume_requested" | "task_handed_back":
             return event.type.replace("_", " ")
     return ""
 

@@ -36,11 +36,11 @@ def advance(session: Session, row: RunRow, event: Event) -> Run:
         event = waiting.popleft()
         try:
             if is_stale(run, event):
-                log.info("stale_event", run_id=row.id, type=event.type, stage=run.stage)
+                log.info("stale_event", run_id=row.id, type=event.type, epoch=run.epoch, stage=run.stage)
                 continue
             run, commands = decide(run, event)
         except (Impossible, ValueError) as problem:
-            log.error("impossible_event", run_id=row.id, problem=str(problem))
+            log.error("impossible_event", run_id=row.id, problem=str(problem), epoch=run.epoch, stage=run.stage)
             run = run.warned(f"A defect in Reflux: {problem}")
             append(session, row, "impossible", {"problem": str(problem), "event": event.model_dump(mode="json")})
             _save(row, run)
@@ -60,11 +60,19 @@ def append(session: Session, row: RunRow, kind: str, body: dict[str, Any]) -> No
     row.seq += 1
     session.add(EventRow(run_id=row.id, seq=row.seq, type=kind, status=row.status, body=body))
     session.flush()
-    session.execute(text("select pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": row.id})
+    wake(session, row.id)
+
+
+def wake(session: Session, run_id: str) -> None:
+    """Let whoever listens look at the run again, once this transaction is committed."""
+    session.execute(text("select pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": run_id})
 
 
 def _save(row: RunRow, run: Run) -> None:
     now: ColumnElement[Any] = func.now()
+    if row.stopping == "pause" and run.stopping is None:  # the limits stood still meanwhile
+        row.deadline_at = RunRow.deadline_at + (now - RunRow.stopping_since)
+        row.stage_since = RunRow.stage_since + (now - func.greatest(RunRow.stopping_since, RunRow.stage_since))
     if row.stage != run.stage:
         row.stage, row.stage_since = run.stage.value, now
         if row.started_at is None:

@@ -16,7 +16,7 @@ import psycopg
 import redis
 import structlog
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import Engine, Select, func, or_, select
+from sqlalchemy import Engine, Interval, Select, cast, func, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -26,6 +26,7 @@ from reflux.errors import RefluxError
 from reflux.events import CleanupOverdue, RunAdmitted, TimeLimitReached
 from reflux.queues import GPU, ROUTES, kinds, make_app, ring
 from reflux.run import Run
+from reflux.stages import Stage
 from services.api import errand_desk, machine_watch
 from services.api.advance import CHANNEL, advance, lock
 from services.api.database import make_engine, migrate
@@ -34,7 +35,7 @@ from services.api.publishing import publish
 from services.api.retention import Rules, retain_all
 from services.api.settings import Settings
 from services.api.tables import RunRow, TaskRow
-from services.api.tasks import lock_task, orphan, stop
+from services.api.tasks import lock_task, named, orphan, stop
 from services.api.tracking import tell_all
 from services.api.webhooks import deliver_all
 
@@ -224,31 +225,37 @@ def _force_stops(engine: Engine, settings: Settings) -> None:
         with Session(engine) as session, session.begin():
             row, task = lock_task(session, task_id) or (None, None)
             if row and task and row.stopping_since == since and task.status == "claimed":
-                log.warning("stop_forced", run_id=row.id, task=task.key)
+                log.warning("stop_forced", **named(task))
                 stop(session, row, task, forced=True)
 
 
 def _keep_limits(engine: Engine) -> None:
+    own = cast(func.jsonb_extract_path_text(RunRow.state, "spec", "limits", "max_stage_runtime", RunRow.stage), Interval)
     late = select(RunRow.id).where(
         RunRow.ended_at.is_(None),
-        or_(RunRow.stage == "cleaning_up", RunRow.deadline_at < func.now()),
+        or_(RunRow.stage == "cleaning_up", RunRow.deadline_at < func.now(), RunRow.stage_since + own < func.now()),
         RunRow.status != "paused",
     )
     for (run_id,) in _read(engine, late):
         with Session(engine) as session, session.begin():
             row = lock(session, run_id)
             if row is not None:
-                _keep_limit(session, row)
+                keep_limit(session, row)
 
 
-def _keep_limit(session: Session, row: RunRow) -> None:
+def keep_limit(session: Session, row: RunRow) -> None:
     now = session.execute(select(func.now())).scalar_one()
+    limits = Run.model_validate(row.state).spec.limits
+    here = now - row.stage_since
     if row.stage == "cleaning_up":
-        seconds = Run.model_validate(row.state).spec.limits.cleanup_seconds
-        if (now - row.stage_since).total_seconds() > seconds:
+        if here.total_seconds() > limits.cleanup_seconds:
             advance(session, row, CleanupOverdue())
     elif row.stopping is None and row.status != "paused":
-        advance(session, row, TimeLimitReached())
+        own = getattr(limits.max_stage_runtime, row.stage, None)
+        if own is not None and here > own:
+            advance(session, row, TimeLimitReached(stage=Stage(row.stage)))
+        elif row.deadline_at is not None and row.deadline_at < now:
+            advance(session, row, TimeLimitReached())
 
 
 # Publish and project

@@ -22,7 +22,7 @@ from reflux.spec import FieldProblem, RunSpec, check
 from reflux.stages import Stage
 from reflux.views import DryRun, Health, RunView, TaskView
 from services.api import catalogue, files, progress, removals
-from services.api.advance import advance, append, lock
+from services.api.advance import advance, append, lock, wake
 from services.api.problems import ProblemError
 from services.api.progress import Task
 from services.api.tables import RunRow, TaskRow
@@ -148,6 +148,7 @@ def delete(session: Session, run_id: str, artifacts: Artifacts | None) -> None:
         _refuse_if_needed(session, row, "Delete those first, or this one without its artifacts.")
         files.remove(artifacts, run_id)
     session.execute(sql_delete(RunRow).where(RunRow.id == run_id))
+    wake(session, run_id)
 
 
 def ask(session: Session, run_id: str, request: AbortRequested | PauseRequested | ResumeRequested) -> tuple[RunRow, bool]:

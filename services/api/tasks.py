@@ -205,13 +205,18 @@ def orphan(session: Session, task_id: int, attempt: int, why: str, unheard_since
     row, task = locked
     if unheard_since is not None and task.heard_at != unheard_since:
         return
-    log.warning("task_orphaned", run_id=row.id, task=task.key, attempt=task.attempt, why=why)
+    log.warning("task_orphaned", **named(task), why=why)
     task.orphaned_at = func.now()
     resources.doubtful(session, task.worker or "")
     if row.stopping:
         stop(session, row, task, forced=True)
         return
     _fail(session, row, task, failure("worker_lost", f"{task.worker} was lost in attempt {task.attempt} of {task.key}: {why}"))
+
+
+def named(task: TaskRow) -> dict[str, Any]:
+    """As every line of the logs names a task."""
+    return {"run_id": task.run_id, "task": task.key, "attempt": task.attempt, "epoch": task.epoch, "stage": task.stage}
 
 
 def machine_lost(
@@ -224,7 +229,8 @@ def machine_lost(
     row = lock(session, run_id)
     if row is None or row.ended_at is not None or not resources.lost(session, token, name, saving=saving):
         return
-    log.warning("machine_lost", run_id=row.id, machine=name or token, code=why.code, why=why.message)
+    at = {"epoch": row.state["epoch"], "stage": row.stage}
+    log.warning("machine_lost", run_id=row.id, machine=name or token, code=why.code, why=why.message, **at)
     advance(session, row, MachineLost(number=resources.number(token), resource_id=name, failure=why))
     ours = (TaskRow.run_id == row.id, TaskRow.kind.in_(kinds(GPU)), TaskRow.status.in_(("ready", "claimed")))
     for task in session.scalars(select(TaskRow).where(*ours).with_for_update()).all():
