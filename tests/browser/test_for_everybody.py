@@ -10,6 +10,7 @@ PAGES = {
     "sign-in": "/sign-in",
     "runs": "/",
     "new": "/new",
+    "fork": "/new?fork={succeeded}",
     "system": "/system",
     "playground": "/playground?run={succeeded}",
     "run-active": "/runs/{active}",

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from services.api import runs
 from tests.browser.conftest import Site, Visitors
+from tests.browser.test_for_everybody import RULES, broken
 
 
 def test_a_run_is_checked_estimated_and_started_once(site: Site, visit: Visitors) -> None:
@@ -91,6 +92,7 @@ def test_a_place_is_looked_into(site: Site, visit: Visitors, tmp_path: Path) -> 
     expect(page.locator("main")).to_contain_text("Looked at 2 rows (JSONL). Wrong: 1.")
     expect(page.locator("main")).to_contain_text("line 2: `completion` is empty")
     expect(page.get_by_role("region", name="The first rows")).to_contain_text("Ask <b>.")
+    assert broken(page, RULES) == []
 
 
 def test_a_run_begins_with_another_ones_settings(site: Site, visit: Visitors) -> None:

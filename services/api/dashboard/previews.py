@@ -65,11 +65,8 @@ class Look:
                 lines([f"{wrong.field}: {wrong.message}" for wrong in found.wrong], "problem")
                 rows(found.rows)
             if found.blots:
-                shell.text(
-                    f"Secrets struck out of what is shown here: {found.blots}. A run would read them: take them out.",
-                    "p",
-                    "problem small",
-                )
+                told = f"Secrets struck out here: {found.blots}. A run would read them: take them out."
+                shell.text(told, "p", "problem small")
 
 
 def counted(found: SourcesPreview | LinesPreview) -> str:
