@@ -1,7 +1,8 @@
 """A provider for tests: moto's EC2 over real HTTP, behind a small door that adds what moto leaves out.
 
 The door keeps client tokens (the same token gives the same instance), refuses calls on demand by the provider's own codes, and
-counts them. `boots`, if it is set, is started with an instance's user data when it is made, and killed when it is terminated.
+counts them. `boots`, if it is set, is started with an instance's user data when it is made, and killed when that is terminated; if
+it ends by itself, so does the instance.
 """
 
 import base64
@@ -18,6 +19,8 @@ from urllib.parse import parse_qs
 
 import boto3
 import httpx
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
+from moto.ec2 import ec2_backends
 from moto.server import ThreadedMotoServer
 
 REGION, IMAGE = "eu-central-1", "ami-12c6146b"
@@ -46,6 +49,7 @@ class Cloud:
     asked: dict[str, str | None] = field(default_factory=dict)  # and the user data that it was asked for with
     boots: Callable[[str], "subprocess.Popen[bytes]"] | None = None
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    impaired: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
 
@@ -77,6 +81,9 @@ class Cloud:
         self, action: str, token: str | None, asked: dict[str, str], body: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes]:
         if token and token in self.made:
+            if self.states()[_instance(self.made[token])] == "terminated":
+                code = "IdempotentInstanceTerminated"
+                return 400, ERROR.format(code=code, message="The instance of this client token was terminated").encode()
             if self.asked[token] != asked.get("UserData"):
                 code = "IdempotentParameterMismatch"
                 return 400, ERROR.format(code=code, message="The client token was used with other parameters").encode()
@@ -86,8 +93,12 @@ class Cloud:
             if token:
                 self.made[token], self.asked[token] = response.content, asked.get("UserData")
             if self.boots:
-                [instance] = re.findall(r"<instanceId>(i-\w+)</instanceId>", response.text)
-                self.processes[instance] = self.boots(base64.b64decode(asked["UserData"]).decode())
+                process = self.boots(base64.b64decode(asked["UserData"]).decode())
+                instance = _instance(response.content)
+                self.processes[instance] = process
+                threading.Thread(target=self._shut_down_after, args=(instance, process), daemon=True).start()
+        if response.status_code == 200 and action == "DescribeInstanceStatus" and asked.get("InstanceId.1") in self.impaired:
+            return 200, response.content.replace(b"<status>ok</status>", b"<status>impaired</status>")
         if response.status_code == 200 and action == "TerminateInstances":
             for name, value in asked.items():
                 if name.startswith("InstanceId.") and value in self.processes:
@@ -95,9 +106,32 @@ class Cloud:
         return response.status_code, response.content
 
     def kill(self, instance: str) -> None:
-        process = self.processes.pop(instance)
-        process.kill()
+        """At once, as when its power is cut."""
+        process = self.processes.pop(instance, None)
+        if process:
+            process.kill()
+            process.wait()
+
+    def take_back(self, instance: str) -> None:
+        """What becomes of a spot machine, with a notice or without."""
+        self.terminate(instance)
+        reason = ec2_backends[ACCOUNT_ID][REGION].get_instance(instance).state_reason
+        reason.code, reason.message = "Server.SpotInstanceTermination", "Spot instance termination"
+
+    def terminate(self, instance: str) -> None:
+        """By somebody else's hand: behind the back of whoever asked for it."""
+        self.ec2().terminate_instances(InstanceIds=[instance])
+        self.kill(instance)
+
+    def _shut_down_after(self, instance: str, process: "subprocess.Popen[bytes]") -> None:
         process.wait()
+        if self.processes.pop(instance, None):
+            self.ec2().terminate_instances(InstanceIds=[instance])
+
+
+def _instance(response: bytes) -> str:
+    [instance] = re.findall(r"<instanceId>(i-\w+)</instanceId>", response.decode())
+    return str(instance)
 
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}

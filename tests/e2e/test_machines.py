@@ -1,69 +1,45 @@
-"""Runs on machines of their own: EC2's wire protocol by moto, and the worker "on the instance" a real process of this machine.
-
-It knows what its user data tells it and nothing else: no broker, and a key that is good for its run alone.
-"""
+"""Runs on machines of their own: EC2's wire protocol by moto, and the worker "on the instance" a real process of this machine."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.views import RunView
-from tests.cloud import IMAGE, KEYS, REGION, Cloud, cloud
-from tests.environment import ROOT
+from tests.cloud import Cloud
 from tests.integration.by_hand import eventually
+from tests.machines import COMPUTE, Machines, machines
+from tests.metadata import NOTICE
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Cloud]:
-    with cloud() as there:
+def ours(ground: Path) -> Iterator[Machines]:
+    with machines(ground / "machines", {"teacher_worker": 1}) as there:
         yield there
 
 
 @pytest.fixture(scope="module")
-def stack(ground: Path, provider: Cloud) -> Iterator[Stack]:
-    """Without a gpu_trainer: whoever trains here is a run's own machine."""
-    folder = ground / "machines"
-    folder.mkdir()
-    env = {
-        "REFLUX_MACHINES": str(folder / "machines.yaml"),
-        "AWS_ENDPOINT_URL_EC2": provider.url,
-        "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
-        "REFLUX_BEAT": "PT0.5S",
-        "REFLUX_LEASE": "PT6S",
-    }
-    with Stack(folder / "stack", workers={"teacher_worker": 1}, durable=False, env=env) as stack:
-        place = {"api_url": stack.api_url, "worker_image": "registry/reflux-gpu:1", "ec2": {"image": IMAGE}}
-        (folder / "machines.yaml").write_text(yaml.safe_dump(place))
-        provider.boots = boot
-        yield stack
+def stack(ours: Machines) -> Stack:
+    return ours.stack
 
 
-def boot(user_data: str) -> "subprocess.Popen[bytes]":
-    """What the instance would do: the worker, with the variables of its user data."""
-    lines = re.search(r"<<'REFLUX_END'\n(.*?)\nREFLUX_END", user_data, re.DOTALL)
-    assert lines
-    told = dict(line.split("=", 1) for line in lines[1].splitlines())
-    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-m", "services.gpu_trainer"], env=bare | told, stderr=subprocess.DEVNULL)
+@pytest.fixture(scope="module")
+def provider(ours: Machines) -> Cloud:
+    return ours.provider
 
 
 def spec(code: Path, **job: Any) -> dict[str, Any]:
     return {
         "name": "on a machine of its own",
         "recipe": "job",
-        "compute": {"kind": "ec2", "region": REGION, "instance_type": "g4dn.2xlarge", "start_seconds": 120},
+        "compute": COMPUTE,
         "job": {"code_uri": f"file://{code}", "command": ["python", "train.py"]} | job,
         "limits": {"min_disk_gb": 0.1},
     }
@@ -102,20 +78,20 @@ def test_a_run_gets_a_machine_works_on_it_and_gives_it_back(client: Client, stac
 
 
 def test_its_key_is_good_for_its_run_alone_and_until_it_is_over(
-    client: Client, stack: Stack, provider: Cloud, code: Path, tmp_path: Path
+    client: Client, stack: Stack, provider: Cloud, ours: Machines, code: Path, tmp_path: Path
 ) -> None:
     seen: list[str] = []
 
     def watching(user_data: str) -> "subprocess.Popen[bytes]":
         seen.append(user_data)
-        return boot(user_data)
+        return ours.boot(user_data)
 
     (code / "train.py").write_text(f"import time\nopen('{tmp_path}/began', 'w')\ntime.sleep(120)\n")
     other = client.create({"data": {"sources": [{"uri": f"file://{code}"}]}})
     provider.boots = watching
     run = client.create(spec(code))
     eventually((tmp_path / "began").exists, 120, "the command did not start")
-    provider.boots = boot
+    provider.boots = ours.boot
     keys = {re.search(r"WORKER_NAME=reflux-(\S+)-1\n", text)[1]: re.search(r"rfx_[\w-]+", text)[0] for text in seen}  # type: ignore[index]
     key = keys[run.id]
     for secret in ("REFLUX_BROKER_URL", "REFLUX_DATABASE_URL", "AWS_SECRET", stack.keys["worker"], stack.keys["operator"]):
@@ -172,19 +148,57 @@ def test_a_machine_that_is_refused_ends_the_run_with_words_and_nothing_is_left(
     assert status["manual_action_required"] is False
 
 
-def test_a_machine_that_is_lost_before_it_works_ends_the_run(client: Client, provider: Cloud, code: Path) -> None:
+STEPS = """
+import os, time
+state = os.environ["REFLUX_CHECKPOINTS"] + "/step"
+before = int(open(state).read()) if os.path.exists(state) else 0
+step = before
+while before == 0:  # until it is stopped
+    step += 1
+    open(state, "w").write(str(step))
+    open(os.environ["REFLUX_OUTPUTS"] + "/began", "w").close()
+    print("step", step, flush=True)
+    time.sleep(0.1)
+open(os.environ["REFLUX_OUTPUTS"] + "/model", "w").write(f"on from step {before}")
+"""
+
+
+def test_a_run_goes_on_by_itself_when_its_machines_are_lost(
+    client: Client, stack: Stack, ours: Machines, provider: Cloud, code: Path
+) -> None:
+    """The first is ended before its worker can speak; the second is taken back in the middle of its work."""
+    (code / "train.py").write_text(STEPS)
     provider.boots = lambda _: subprocess.Popen(["sleep", "1000"])
-    run = client.create(spec(code))
+    run = client.create(spec(code, checkpoint_seconds=300) | {"compute": COMPUTE | {"spot": True}})
+    [first] = eventually(lambda: ours.living(run.id), 60, "no instance was made")
+    provider.boots = ours.boot
+    provider.terminate(first)
+    eventually(lambda: shown(client, run, "machine_lost"), 60, "nobody has noticed")
+    ours.hurry()
+    eventually(lambda: [line for line in client.logs(run.id).data if line.line.startswith("step")], 90, "it did not begin")
+    assert client.run(run.id).health in ("ok", "recovering")
+    [second] = ours.living(run.id)
+    ours.metadata[f"reflux-{run.id}-2"].notice = NOTICE
+    told = eventually(lambda: shown(client, run, "spot_interruption"), 60, "the run was not told")
+    assert told == [{"machine": second, **NOTICE}]
+    assert client.run(run.id).health == "recovering"
+    eventually(lambda: shown(client, run, "task_handed_back"), 60, "the work was not given back")
+    ours.hurry()
+    run = client.wait(run.id, 120)
+    assert run.outcome == "succeeded", run.error
+    assert re.fullmatch(r"on from step [1-9]\d*", (artifacts(stack, run) / "outputs" / "model").read_text())
+    lost = [(body["number"], body["resource_id"], body["failure"]["code"]) for body in shown(client, run, "machine_lost")]
+    assert lost == [(1, None, "instance_lost"), (2, second, "spot_interrupted")]
+    status = json.loads((artifacts(stack, run) / "cleanup_status.json").read_text())["resources"]
+    machines_of_it = [status["ec2_instance"], *status["earlier_machines"]]
+    assert {machine["id"]: machine["status"] for machine in machines_of_it} == dict.fromkeys(ours.instances(run.id), "terminated")
+    assert len(machines_of_it) == 3
+    assert ours.living(run.id) == []
+    assert client.resources() == []
 
-    def pending() -> list[str]:
-        return [name for name, state in provider.states().items() if state == "running"]
 
-    [made] = eventually(pending, 60, "no instance was made")
-    provider.ec2().terminate_instances(InstanceIds=[made])
-    run = client.wait(run.id, 60)
-    provider.boots = boot
-    assert run.error
-    assert run.error.code == "instance_lost"
+def shown(client: Client, run: RunView, kind: str) -> list[dict[str, Any]]:
+    return [event.body for event in client.events(run.id, limit=1000).data if event.type == kind]
 
 
 def test_an_abort_while_the_machine_starts_leaves_none(client: Client, provider: Cloud, code: Path) -> None:
@@ -193,5 +207,5 @@ def test_an_abort_while_the_machine_starts_leaves_none(client: Client, provider:
     eventually(lambda: "running" in provider.states().values(), 60, "no instance was made")
     client.abort(run.id)
     assert client.wait(run.id, 90).status == "aborted"
-    provider.boots = boot
+    provider.boots = ours.boot
     assert set(provider.states().values()) == {"terminated"}
