@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from typing import Any
 
 import httpx
@@ -118,12 +119,13 @@ class Worker:
             self.in_hand.add(task)
             if self.shutting_down:  # it was claimed in the same moment
                 task.stop = SHUTDOWN
-            if self.shutting_down:  # it was claimed in the same moment
-                task.stop = SHUTDOWN
             self._share_anew(task)
             over = threading.Event()
             beating = threading.Thread(
-                target=self._beat, args=(task, assignment.beat_seconds, over), name=f"beat-{command.key}", daemon=True
+                target=copy_context().run,  # so that its lines name the task too
+                args=(self._beat, task, assignment.beat_seconds, over),
+                name=f"beat-{command.key}",
+                daemon=True,
             )
             beating.start()
             try:

@@ -1,5 +1,6 @@
 """A run's events as a stream: from any place, each once, over any number of lost connections."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,7 +12,10 @@ import pytest
 
 from reflux.client import Client
 from reflux.local.stack import Stack
+from services.api import runs
+from services.api.listening import Listener
 from tests.integration.by_hand import SPEC, HandWorker, eventually
+from tests.integration.desk import Desk
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -138,3 +142,23 @@ def test_a_stream_outlives_postgres(client: Client, worker: HandWorker, control_
     worker.work(run.id)
     reading.join(30)
     assert seen == list(range(1, client.run(run.id).last_event + 1))
+
+
+def test_a_deletion_wakes_whoever_watches_the_run(desk: Desk) -> None:
+    """A page shows a deleted run for as long as nobody tells it."""
+    run_id = desk.create()
+    desk.work(run_id)
+
+    async def play() -> None:
+        listener = Listener(desk.engine)
+        listening = asyncio.create_task(listener.listen())
+        with listener.watched(run_id) as rung, listener.watched() as any_rung:
+            for event in (rung, any_rung):  # at its start the listener wakes everybody
+                await asyncio.wait_for(event.wait(), 20)
+                event.clear()
+            await asyncio.to_thread(desk.do, lambda session: runs.delete(session, run_id, None))
+            for event in (rung, any_rung):
+                await asyncio.wait_for(event.wait(), 5)
+        listening.cancel()
+
+    asyncio.run(play())
