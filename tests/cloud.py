@@ -1,8 +1,8 @@
 """A provider for tests: moto's EC2 over real HTTP, behind a small door that adds what moto leaves out.
 
 The door keeps client tokens (the same token gives the same instance), refuses calls on demand by the provider's own codes, and
-counts them. `boots`, if it is set, is started with an instance's user data when it is made, and killed when that is terminated; if
-it ends by itself, so does the instance.
+counts them. `boots`, if it is set, is started with an instance's user data when it is made, and killed when that is terminated;
+if it ends by itself, so does the instance.
 """
 
 import base64
