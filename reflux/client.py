@@ -177,7 +177,7 @@ class Client:
 
     def retention(self, **limits: float | None) -> RetentionPlan:
         """What retention would remove now; `artifacts_days` and the like in place of the settings. Nothing is removed."""
-        return self._call(RetentionPlan, "GET", "/v1/retention", params=_given(limits))
+        return self._call(RetentionPlan, "GET", "/v1/retention", params=_given(limits), timeout=300)  # it lists the store
 
     def upload(self, file: Path, name: str | None = None, tell: Tell = lambda _: None) -> DatasetView:
         """Store rows for `data.train`: a .csv file, or JSONL. `tell` hears how many bytes have gone, each time some do."""

@@ -18,10 +18,10 @@ Role = Literal["viewer", "operator", "worker"]
 Removable = Literal["artifacts", "results", "logs", "metrics"]
 
 REMOVABLE: dict[Removable, str] = {
-    "artifacts": "answers, corrections and checkpoints",
-    "results": "the exported model and the report",
-    "logs": "log lines",
-    "metrics": "metrics",
+    "artifacts": "Answers, corrections and checkpoints",
+    "results": "The exported model and the report",
+    "logs": "Log lines",
+    "metrics": "Metrics",
 }
 
 

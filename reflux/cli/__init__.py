@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from reflux.cli import ask, data, dataset, doctor, keys, preview, run, score, up, verify
+from reflux.cli import ask, data, dataset, doctor, keys, preview, retention, run, score, up, verify
 from reflux.cli.output import EXIT_CODES, err, examples
 from reflux.client import ApiError, Unreachable
 
@@ -40,6 +40,9 @@ app.command("doctor", epilog=examples("reflux doctor", "reflux doctor our.yaml")
 app.command("verify-cleanup", epilog=examples("reflux verify-cleanup", "reflux verify-cleanup 20261125-110001-fed803 --json"))(
     verify.verify_cleanup
 )
+app.command(
+    "retention", epilog=examples("reflux retention", "reflux retention --artifacts-days 30 --artifacts-gb 200 --logs-days 14")
+)(retention.retention)
 
 
 def main() -> None:

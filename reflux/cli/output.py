@@ -171,6 +171,8 @@ def result(run: RunView) -> None:
     for name in ("report.md", *model, "training_summary.json", "cleanup_status.json"):
         if not where.startswith("/") or Path(where, name).exists():
             console.print(f"           {escape(_short(where))}/{name}", soft_wrap=True)
+    for removed in run.removed:
+        console.print(f"retention  {plain(removed.told)}", soft_wrap=True)
     for warning in run.warnings:
         console.print(f"[yellow]warning[/yellow]    {plain(warning)}", soft_wrap=True)
     if run.error:

@@ -15,6 +15,7 @@ from reflux.cli.report import download, report
 from reflux.cli.review import review
 from reflux.cli.run_id import RunId
 from reflux.cli.spec_file import read_spec
+from reflux.cli.tensorboard import tensorboard
 from reflux.cli.watch import watch as watch_run
 from reflux.views import RunView
 
@@ -192,6 +193,11 @@ app.command(
         "reflux run download 20261125-110001-fed803", "reflux run download 20261125-110001-fed803 adapter -o our-model"
     )
 )(download)
+app.command(
+    epilog=examples(
+        "reflux run tensorboard 20261125-110001-fed803", "reflux run tensorboard 20261125-110001-fed803 --no-serve -o logs"
+    )
+)(tensorboard)
 app.command(
     epilog=examples(
         "reflux run review 20261125-110001-fed803 --save todo.jsonl", "reflux run review 20261125-110001-fed803 --from todo.jsonl"

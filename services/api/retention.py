@@ -183,13 +183,13 @@ def retain(engine: Engine, artifacts: Artifacts, rules: Rules, stopping: threadi
     for removal in planned:
         if stopping.is_set():
             break
-        if _record(engine, removal):
+        if record(engine, removal):
             _delete(engine, artifacts, removal.run_id, removal.what)
             made += removal.count > 0
     return made
 
 
-def _record(engine: Engine, removal: RemovalView) -> bool:
+def record(engine: Engine, removal: RemovalView) -> bool:
     """False where the run is gone, or is needed since the plan was made."""
     with Session(engine) as session, session.begin():
         row = lock(session, removal.run_id)

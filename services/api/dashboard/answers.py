@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from reflux.records import PromptSet
 from reflux.run import Run
 from reflux.views import AnswerView
-from services.api import answers, runs
+from services.api import answers, removals, runs
 from services.api.answers import Scored
 from services.api.dashboard import address, answer, code, live, sheets, shell
 from services.api.dashboard.downloads import store
@@ -62,13 +62,17 @@ class Where:
 
 @dataclass
 class Listing:
-    """`found` are all that pass the filter, `rows` those of the page; `counts` by epoch, model and set."""
+    """`found` are all that pass the filter, `rows` those of the page; `counts` by epoch, model and set.
+
+    `removed`: that retention has taken them.
+    """
 
     run: Run
     where: Where
     counts: dict[tuple[int, str, str], int]
     found: list[Scored]
     rows: list[AnswerView]
+    removed: str = ""
 
     @property
     def epoch(self) -> int:
@@ -98,6 +102,7 @@ def read(session: Session, run_id: str, where: Where) -> Listing:
     threshold = run.spec.refining.quality_threshold
     found = [row for row in found if _passes(row, where.only, threshold)]
     listing = Listing(run, replace(where, epoch=epoch), counts, found, [])
+    listing.removed = next((r.told for r in removals.of_run(session, run_id) if r.what == "artifacts"), "")
     place = listing.place(where) if where.prompt else None
     if place is not None:
         listing.where = replace(listing.where, page=place // SHOWN + 1)
@@ -373,6 +378,8 @@ def _passes(row: Scored, only: str, threshold: float) -> bool:
 def _waits_for(listing: Listing) -> str:
     if listing.run.spec.recipe != "distill":
         return "There are none: this recipe trains the student, and asks it nothing."
+    if listing.removed:
+        return listing.removed
     if listing.total:
         return "None of this epoch's answers is so."
     if listing.run.stage.terminal:

@@ -85,7 +85,7 @@ def _where(run: RunView) -> str:
 
 
 def _notices(run: RunView) -> tuple[str, ...]:
-    notices = list(run.warnings)
+    notices = [*run.warnings, *(removed.told for removed in run.removed)]
     for task in run.tasks or () if not run.terminal else ():
         if task.error:
             doing = words.TASKS.get(task.kind, task.kind)
@@ -109,15 +109,16 @@ def _checkpoint(run: RunView) -> str:
 
 def _actions(run: RunView) -> list[str]:
     actions = []
+    gone = any(removed.what == "artifacts" for removed in run.removed)
     if run.waits_for_review:
         actions.append("review")
     if run.status == "paused":
         actions.append("resume")
     if not run.terminal and run.status not in ("paused", "aborting", "cleaning_up"):
         actions.append("pause")
-    if run.epochs and not (run.terminal and run.outcome == "aborted" and not run.partial):
+    if run.epochs and not gone and not (run.terminal and run.outcome == "aborted" and not run.partial):
         actions.append("playground")
-    if run.epochs and run.recipe == "distill":
+    if run.epochs and not gone and run.recipe == "distill":
         actions.append("fork")
     if run.terminal:
         actions.append("again")

@@ -126,4 +126,7 @@ def _matches(service: str, level: str, wanted: Filter) -> bool:
 
 
 def _waits_for(run: RunView) -> str:
+    for removed in run.removed:
+        if removed.what == "logs":
+            return removed.told
     return "No line was logged." if run.terminal else "Waits for a worker's first line."

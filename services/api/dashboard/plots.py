@@ -1,13 +1,12 @@
 """The run's curves. Long series come thinned from Postgres; what is new is added to the series that it belongs to."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nicegui import ui
 from sqlalchemy.orm import Session
 
-from reflux.summary import EpochMetrics
+from reflux.scalars import steps_before
 from reflux.views import MetricPointView, RunView
 from services.api import history
 from services.api.dashboard import charts, shell
@@ -40,16 +39,6 @@ def read_more(session: Session, run: RunView, after: int) -> Curves:
         more.series.setdefault(name, []).append(_point(offsets, point))
         more.last = metric_id
     return more
-
-
-def steps_before(epochs: Sequence[EpochMetrics]) -> dict[int, int]:
-    """How many steps were made before each epoch; the one in hand too."""
-    before, found = 0, {}
-    for epoch in epochs:
-        found[epoch.epoch] = before
-        before += epoch.steps
-    found[(epochs[-1].epoch if epochs else 0) + 1] = before
-    return found
 
 
 def _point(offsets: dict[int, int], point: MetricPointView) -> list[float | None]:
@@ -89,10 +78,12 @@ class Plots:
         self.curves = curves
         self.epochs = len(run.epochs)
         with ui.element("section").classes("plots").props('aria-label="Plots"'):
-            self.loss = _Plot("Loss", "Waits for the first steps of training.", over=run.terminal)
-            self.rate = _Plot("Learning rate", "Waits for the first steps of training.", over=run.terminal)
-            self.scores = _Plot("Scores by epoch", "Waits for the first epoch to be scored.", over=run.terminal)
-            self.poor = _Plot("Correction rate", "Waits for the first epoch to be scored.", over=run.terminal)
+            steps, epochs = "Waits for the first steps of training.", "Waits for the first epoch to be scored."
+            if run.terminal:
+                steps = epochs = "There is none: the run ended before."
+            steps = next((removed.told for removed in run.removed if removed.what == "metrics"), steps)
+            self.loss, self.rate = _Plot("Loss", steps), _Plot("Learning rate", steps)
+            self.scores, self.poor = _Plot("Scores by epoch", epochs), _Plot("Correction rate", epochs)
         self._draw_curves()
         self._draw_epochs(run)
 
@@ -129,13 +120,13 @@ class Plots:
 
 
 class _Plot:
-    def __init__(self, title: str, waits_for: str, *, over: bool) -> None:
+    def __init__(self, title: str, empty: str) -> None:
         self.title = title
         self.chart: ui.echart | None = None
         self.sizes: dict[str, int] = {}
         with ui.element("div").classes("card plot") as self.place:
             shell.heading(title)
-            self.waits = ui.label("There is none: the run ended before." if over else waits_for).classes("empty")
+            self.waits = ui.label(empty).classes("empty")
 
     def draw(self, series: list[dict[str, Any]], *, x: str, top: float | None = None) -> None:
         """Draw it once; then give the chart those series alone that have new points."""
