@@ -38,6 +38,10 @@ class SourcesPreview(Looked):
     paths: list[str]
     first: Excerpt | None = None
 
+    def by_suffix(self) -> list[str]:
+        """`34 .c`, `7 .cpp`: the most first."""
+        return [f"{count:,} {suffix}" for suffix, count in sorted(self.suffixes.items(), key=lambda one: (-one[1], one[0]))]
+
 
 class LinesPreview(Looked):
     """`checked` lines of a file, of which `errors` are wrong: `wrong` has the first. A prompt is a row of one turn."""

@@ -40,9 +40,9 @@ def preview(
 
 
 def _sources(found: SourcesPreview) -> Iterator[str]:
-    counts = [f"{count:,} {suffix}" for suffix, count in found.suffixes.items()]
+    counted = ", ".join(found.by_suffix()) or "no file of C or C++"
     more = "" if found.complete else "; and more: not all was looked at"
-    yield f"[bold]{', '.join(counts) or 'no file of C or C++'}[/bold], {found.others:,} other{'s' * (found.others != 1)}{more}"
+    yield f"[bold]{counted}[/bold]; others: {found.others:,}{more}"
     yield from (f"  {_safe(path)}" for path in found.paths)
     if found.first:
         yield f"\n[bold]{_safe(found.first.path)}[/bold]\n{_safe(found.first.text)}"

@@ -35,7 +35,7 @@ def expected(session: Session, spec: RunSpec) -> GpuHours | None:
     likely, low, high = hours(spec, speeds)
     wanted = tokens(spec)
     rows = f", with {ROWS} rows of {ROW_TOKENS} tokens assumed" if wanted.assumed else f", rows of {ROW_TOKENS} tokens assumed"
-    what = f"{wanted.trained:,.0f} tokens to train on{rows}; {wanted.written:,.0f} to write; all epochs of the spec"
+    what = f"{wanted.trained:,.0f} tokens to train on{rows}; {wanted.written:,.0f} to write; all epochs to come"
     return GpuHours(likely=_short(likely), low=_short(low), high=_short(high), basis=f"{basis}; {what}")
 
 

@@ -13,7 +13,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from reflux.completions import Tokens
 from reflux.errands import CompleteErrand, JudgeErrand, Written
+from reflux.previews import PreviewRequest
 from services.evaluator.score import Attempt, the_scorer
+from services.teacher_worker import previews
 from tests.browser import looks, pupil
 from tests.browser.conftest import ARGS, PATHS, Plane, Site, Visitors
 from tests.browser.world import World
@@ -53,6 +55,8 @@ def pages(site: Site) -> dict[str, tuple[str, Prepare]]:
         "runs": ("/", as_it_is),
         "new": ("/new", as_it_is),
         "new-estimated": ("/new", estimated),
+        "new-looked": ("/new", Looked(site).shown),
+        "fork": (f"/new?fork={run['succeeded']}&epoch=2", forked),
         "system": ("/system", as_it_is),
         "playground": (f"/playground?a={run['succeeded']}@best&b={run['succeeded']}@base", Asked(site).answered),
         "answers": (f"/runs/{run['succeeded']}/answers?epoch=1", as_it_is),
@@ -80,6 +84,33 @@ def estimated(page: Page) -> None:
     page.get_by_role("button", name="Check and estimate").click()
     page.locator(".facts").wait_for()
     page.evaluate("window.scrollTo(0, 0)")
+
+
+def forked(page: Page) -> None:
+    page.get_by_label("Epochs, at most").fill("5")
+    page.get_by_label("Score to reach").fill("9.4")
+    page.get_by_role("button", name="Check and estimate").click()
+    page.get_by_text("target_score: 8.0 → 9.4").wait_for()
+    page.get_by_role("button", name="Check and estimate").click()
+    page.locator(".facts").wait_for()
+    page.evaluate("window.scrollTo(0, 0)")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A bucket that a teacher worker has looked into; the example's corpus stands for it."""
+
+    site: Site
+
+    def shown(self, page: Page) -> None:
+        page.get_by_label("Source files").fill("s3://our-code/tsn_data/")
+        page.get_by_label("Domain").fill("tsn")
+        page.get_by_role("button", name="Look into it: source 1").click()
+        given = self.site.world.errand("teacher_worker")
+        corpus = FOLDER.parents[1] / "examples" / "automotive" / "corpus"
+        self.site.world.end(given, previews.look(PreviewRequest(uri=corpus.as_uri(), holds="sources")))
+        page.get_by_role("region", name="The first lines of a file").wait_for()
+        page.evaluate("window.scrollTo(0, 0)")
 
 
 @dataclass(frozen=True)

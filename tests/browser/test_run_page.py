@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
 from reflux.protocol import LogLine, MetricPoint, Progress
-from services.api import advance, runs
+from services.api import runs
 from tests.browser import large
 from tests.browser.conftest import Site, Visitors
 from tests.browser.world import before, spec
@@ -199,7 +199,6 @@ def test_a_page_says_that_its_run_was_deleted(site: Site, visit: Visitors) -> No
     site.world.play(run_id)
     pages = [visit(f"/runs/{run_id}{rest}") for rest in ("", "/answers")]
     with site.world.session() as session:
-        advance.wake(session, run_id)
         runs.delete(session, run_id, None)
     for page in pages:
         expect(page.get_by_role("heading", level=1)).to_have_text("This run was deleted.")

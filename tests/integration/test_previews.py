@@ -64,7 +64,7 @@ def test_a_place_is_looked_at_before_there_is_a_run(
     env = {"REFLUX_URL": control_plane.api_url, "REFLUX_KEY": control_plane.keys["operator"]}
     shown = CliRunner().invoke(app, ["data", "preview", f"file://{tmp_path}"], env=env)
     assert shown.exit_code == 0
-    assert shown.stdout.endswith("1 .c, 1 other\n  gate.c\n\ngate.c\nint gate;\n\n"), "before it: the worker's log"
+    assert shown.stdout.endswith("1 .c; others: 1\n  gate.c\n\ngate.c\nint gate;\n\n"), "before it: the worker's log"
     wrong = CliRunner().invoke(app, ["data", "preview", f"file://{rows}"], env=env)
     assert wrong.exit_code == 1
     assert "2 rows looked at, 1 wrong (csv)\n  line 3: `prompt` is empty\n\nuser Ask.\nassistant int x;\n" in wrong.stdout

@@ -72,7 +72,7 @@ class Look:
 def counted(found: SourcesPreview | LinesPreview) -> str:
     if isinstance(found, SourcesPreview):
         of_c = sum(found.suffixes.values())
-        by_suffix = ", ".join(f"{count:,} {suffix}" for suffix, count in found.suffixes.items())
+        by_suffix = ", ".join(found.by_suffix())
         more = "" if found.complete else " There are more: a look takes some seconds only."
         return f"Files of C or C++: {of_c:,}{f' ({by_suffix})' if by_suffix else ''}. Others: {found.others:,}.{more}"
     first = "" if found.complete else "the first "
