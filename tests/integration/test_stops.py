@@ -29,14 +29,32 @@ REPORTS: dict[str, Callable[[Assignment], Work[Accepted] | Work[None]]] = {
 }
 FACTS = {fact.model_fields["type"].default for fact in ANSWERS.values()}
 
+# What a stop means in each stage is tested without a database (tests/unit/test_loop_stops.py). Rows are what is raced for here, the
+# same in each stage: training stands for the others, but where several tasks are in hand, or the stop comes too late.
+DECISIVE = {
+    *((Stage.TRAINING, stop, "done", stop_first) for stop in STOPS for stop_first in (True, False)),
+    *((Stage.TRAINING, "abort", report, stop_first) for report in ("failed", "lost") for stop_first in (True, False)),
+    (Stage.TRAINING, "pause", "stopped", True),
+    (Stage.TEACHING, "pause", "done", True),
+    (Stage.REFINING, "limit", "done", False),
+    (Stage.EXPORTING, "limit", "done", True),
+    (Stage.CLEANING_UP, "abort", "done", True),
+}
 # Each report at each stage would be more of the same: what matters of the others is that a stop is under way.
 RACES = [
-    pytest.param(stage, stop, report, stop_first, id=f"{stage}, {stop} {'before' if stop_first else 'after'} {report}")
+    pytest.param(
+        *(race := (stage, stop, report, stop_first)),
+        id=f"{stage}, {stop} {'before' if stop_first else 'after'} {report}",
+        marks=() if race in DECISIVE else pytest.mark.long,
+    )
     for stage in STAGES
     for stop in STOPS
     for report in REPORTS
     for stop_first in (True, False)
     if report == "done" or stage == Stage.TRAINING
+]
+BY_FORCE = [
+    pytest.param(stage, marks=() if stage in (Stage.TRAINING, Stage.CLEANING_UP) else pytest.mark.long) for stage in STAGES
 ]
 
 
@@ -153,7 +171,7 @@ def test_the_budget_that_runs_out_races_an_abort(desk: Desk, *, complete_first: 
     check_history(desk, run_id)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", BY_FORCE)
 def test_a_stop_by_force_races_a_completion(desk: Desk, stage: Stage) -> None:
     """The worker was told to kill, and is done at that moment: whoever is first counts, and the other changes nothing."""
     for complete_first in (True, False):
