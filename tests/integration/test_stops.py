@@ -29,7 +29,7 @@ REPORTS: dict[str, Callable[[Assignment], Work[Accepted] | Work[None]]] = {
 }
 FACTS = {fact.model_fields["type"].default for fact in ANSWERS.values()}
 
-# What a stop means in each stage is tested without a database (tests/unit/test_loop_stops.py). Rows are what is raced for here, the
+# What a stop means in each stage is tested without a database (tests/unit/test_loop_stops.py). Rows are raced for here, the
 # same in each stage: training stands for the others, but where several tasks are in hand, or the stop comes too late.
 DECISIVE = {
     *((Stage.TRAINING, stop, "done", stop_first) for stop in STOPS for stop_first in (True, False)),
