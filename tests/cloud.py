@@ -50,6 +50,7 @@ class Cloud:
     boots: Callable[[str], "subprocess.Popen[bytes]"] | None = None
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     impaired: set[str] = field(default_factory=set)
+    slow: bool = False  # what is terminated is still shown as shutting down
     lock: threading.Lock = field(default_factory=threading.Lock)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
 
@@ -99,6 +100,9 @@ class Cloud:
                 threading.Thread(target=self._shut_down_after, args=(instance, process), daemon=True).start()
         if response.status_code == 200 and action == "DescribeInstanceStatus" and asked.get("InstanceId.1") in self.impaired:
             return 200, response.content.replace(b"<status>ok</status>", b"<status>impaired</status>")
+        if action == "DescribeInstances" and self.slow:
+            shown = response.content.replace(b"<name>terminated</name>", b"<name>shutting-down</name>")
+            return 200, shown.replace(b"<code>48</code>", b"<code>32</code>")
         if response.status_code == 200 and action == "TerminateInstances":
             for name, value in asked.items():
                 if name.startswith("InstanceId.") and value in self.processes:

@@ -1,4 +1,4 @@
-"""A run on a machine of its own: whatever becomes of it in which stage, nothing is left at the provider, and that is on record."""
+"""A run on a machine of its own: whatever becomes of it in each stage, nothing is left at the provider, and it says so."""
 
 import json
 import subprocess
