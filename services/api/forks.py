@@ -9,6 +9,7 @@ from reflux.estimate import estimate
 from reflux.run import Run, fork
 from reflux.spec import FieldProblem, RunSpec
 from reflux.spec import check as check_spec
+from reflux.summary import Estimate
 from reflux.views import DryRun
 from services.api import catalogue, removals, runs
 from services.api.problems import ProblemError
@@ -31,15 +32,16 @@ def create(session: Session, run_id: str, by: str, epoch: int | None, changes: d
     run = Run.model_validate(runs.locked(session, run_id).state)  # so that nobody deletes what the fork needs
     removals.refuse_if_gone(session, run_id, "artifacts")
     epoch = forked_epoch(run, epoch)
-    return runs.insert(session, fork(run, epoch, runs.new_id(session), _changed(run, epoch, changes, table)), by)
+    spec = _changed(run, epoch, changes, table)
+    new = fork(run, epoch, runs.new_id(session), spec)
+    return runs.insert(session, new.but(estimate=_expected(run, epoch, spec)), by)
 
 
 def dry_run(run: Run, epoch: int, changes: dict[str, Any], table: prices.Table) -> DryRun:
     """What the fork would be, and ask its teacher for in the epochs that it adds. Nothing is created."""
     spec = _changed(run, epoch, changes, table)
     runs.refuse_secrets(spec.model_dump(mode="json"))
-    practice, characters = (run.dataset.practice, run.dataset.practice_characters) if run.dataset else (None, 0)
-    expected = estimate(spec, practice, characters, done=epoch)
+    expected = _expected(run, epoch, spec)
     return DryRun(spec=spec.model_dump(mode="json"), estimate=expected, gpu_memory_gb=catalogue.memory_gb(spec))
 
 
@@ -78,6 +80,12 @@ def check(run: Run, epoch: int, changes: dict[str, Any], table: prices.Table) ->
     if problems or checked is None:
         return None, problems
     return checked.model_copy(update={"teacher": prices.priced(checked.teacher, table)}), []
+
+
+def _expected(run: Run, epoch: int, spec: RunSpec) -> Estimate | None:
+    """Of what the fork will ask its teacher for, besides what the run has bought."""
+    practice, characters = (run.dataset.practice, run.dataset.practice_characters) if run.dataset else (None, 0)
+    return estimate(spec, practice, characters, done=epoch)
 
 
 def _changed(run: Run, epoch: int, changes: dict[str, Any], table: prices.Table) -> RunSpec:

@@ -20,6 +20,10 @@ def test_a_fork_goes_on_after_its_epoch(client: Client, worker: HandWorker, fini
     assert (made.name, made.epoch, made.status, len(made.epochs)) == ("forked", 1, "queued", 1)
     assert made.origin is not None
     assert (made.origin.run_id, made.origin.epoch) == (finished, 1)
+    before = client.run(finished).estimate
+    assert before is not None
+    assert made.estimate is not None
+    assert made.estimate.calls < before.calls, "what was taught before is not bought again"
     a = worker.work(made.id, until=lambda command: isinstance(command, Train))
     assert a is not None
     assert isinstance(a.command, Train)
