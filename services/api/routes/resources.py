@@ -30,11 +30,13 @@ def duties(_: Worker, session: Database) -> Duties:
 def looked(_: Worker, session: Database, settings: Configured, body: Looked) -> list[Machine]:
     """Note what was found. The answer: living machines that belong to no live run, to be ended."""
     strays = resources.looked(session, body)
-    for found in body.seen:
+    session.commit()
+    for found in body.seen:  # each by itself: two runs' locks are never held at once
         machine_watch.seen(session, found)
+        session.commit()
     for machine in body.lost:
         machine_watch.found_lost(session, settings, machine)
-    session.commit()
+        session.commit()
     return strays
 
 
