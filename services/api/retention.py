@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 LOCK = 7205321  # one control process removes at a time
 FIRST_SECONDS, EVERY_SECONDS = 60.0, 3600.0
-MOST = 500  # removals of one look
+MOST = 1000  # removals of one look
 ROWS = 5000  # of one transaction
 TABLES: dict[str, type[LogRow] | type[MetricRow]] = {"logs": LogRow, "metrics": MetricRow}
 
@@ -147,8 +147,9 @@ class _Plan:
 
     def _may_go(self, row: _Ended, what: Removable) -> bool:
         needing = self.needs.get(row.id, set()) - self.going["artifacts"] if what in ("artifacts", "results") else set()
-        if needing:
-            self.kept.append(KeptView(run_id=row.id, what=what, why=f"needed by {', '.join(sorted(needing))}"))
+        kept = KeptView(run_id=row.id, what=what, why=f"needed by {', '.join(sorted(needing))}")
+        if needing and kept not in self.kept:
+            self.kept.append(kept)
         return not needing
 
     def _removal(self, row: _Ended, what: Removable, why: str, count: int, size: int | None) -> RemovalView:
@@ -176,7 +177,10 @@ def retain(engine: Engine, artifacts: Artifacts, rules: Rules, stopping: threadi
     with Session(engine) as session:
         undone = session.execute(select(RemovalRow.run_id, RemovalRow.what).where(RemovalRow.done_at.is_(None))).all()
     for run_id, what in undone:
-        _delete(engine, artifacts, run_id, what)
+        try:
+            _delete(engine, artifacts, run_id, what)
+        except RefluxError as error:  # what one run's files are locked by holds no other up
+            log.warning("not_removed", run_id=run_id, what=what, error=str(error))
     with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:  # the store may be slow
         planned = list(_Plan(session, artifacts, rules))
     made = 0

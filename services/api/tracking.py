@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import structlog
-from sqlalchemy import Engine, func, or_, select
+from sqlalchemy import ColumnElement, Engine, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -61,41 +61,43 @@ class Tracker:
                     self._put_off(run_id, refused)
 
     def _runs(self) -> list[str]:
-        """An ended run's last metrics and its end are told together, once they are settled."""
+        """Of which there is news. An ended run's last metrics and its end are told together, once they are settled."""
         now = time.monotonic()
         waiting = [run_id for run_id, (_, at) in self.waits.items() if at > now]
-        news = or_(TrackedRow.run_id.is_(None), TrackedRow.seq < RunRow.seq, RunRow.ended_at.is_(None))
-        known = or_(RunRow.ended_at.is_(None), RunRow.ended_at < func.now() - self.settled)
-        query = select(RunRow.id).outerjoin(TrackedRow, TrackedRow.run_id == RunRow.id).where(news, known)
+        lives = RunRow.ended_at.is_(None)
+        more = exists().where(MetricRow.run_id == RunRow.id, MetricRow.id > TrackedRow.metric_id, self._is_settled())
+        news = or_(TrackedRow.run_id.is_(None), TrackedRow.seq < RunRow.seq, lives & more)
+        settled = lives | (RunRow.ended_at < func.now() - self.settled)
+        query = select(RunRow.id).outerjoin(TrackedRow, TrackedRow.run_id == RunRow.id).where(news, settled)
         with Session(self.engine) as session:
             return list(session.scalars(query.where(RunRow.id.not_in(waiting)).order_by(RunRow.id).limit(AT_ONCE)))
 
+    def _is_settled(self) -> ColumnElement[bool]:
+        return MetricRow.at < func.now() - self.settled
+
     def _tell(self, run_id: str) -> None:
         with Session(self.engine, expire_on_commit=False) as session:
-            row = session.get(RunRow, run_id)
+            row, told = session.get(RunRow, run_id), session.get(TrackedRow, run_id)
             if row is None:
                 return
-            told, run = session.get(TrackedRow, run_id), Run.model_validate(row.state)
+            run = Run.model_validate(row.state)
             points, last, more = self._points(session, run, told.metric_id if told else 0)
-            news = told is None or told.seq < row.seq
-            points += list(_known(session, row, run)) if news else []
+            moved = told is None or told.seq < row.seq
+            points += _known(session, row, run) if moved else []
         external_id = told.external_id if told else self.mlflow.run(run_id, row.name, row.created_at)
         if told is None:
             self.mlflow.describe(external_id, params(run), {})
         self.mlflow.log(external_id, points)
-        if news and not more:
+        if moved and not more:
             self.mlflow.describe(external_id, {}, self._tags(row, run))
             status = ENDED.get(run.outcome if row.ended_at else None, "RUNNING" if row.started_at else "SCHEDULED")
             self.mlflow.set_status(external_id, row.name, status, row.ended_at)
-        if news or points:
-            self._note(run_id, external_id, (told.seq if told else -1) if more else row.seq, last)
+        self._note(run_id, external_id, (told.seq if told else -1) if more else row.seq, last)
 
     def _points(self, session: Session, run: Run, after: int) -> tuple[list[Point], int, bool]:
         """What workers told, the id of the last of it, and whether there is more."""
         before = scalars.steps_before(run.epochs)
-        query = select(MetricRow).where(
-            MetricRow.run_id == run.id, MetricRow.id > after, MetricRow.at < func.now() - self.settled
-        )
+        query = select(MetricRow).where(MetricRow.run_id == run.id, MetricRow.id > after, self._is_settled())
         rows = session.scalars(query.order_by(MetricRow.id).limit(POINTS)).all()
         points = [Point(row.name, row.value, row.at, before.get(row.epoch, 0) + row.step) for row in rows]
         return points, rows[-1].id if rows else after, len(rows) == POINTS
@@ -168,20 +170,15 @@ def _known(session: Session, row: RunRow, run: Run) -> Iterator[Point]:
 
 
 def tell_all(stopping: threading.Event, settings: Settings, engine: Engine, _: threading.Event) -> None:
-    assert settings.mlflow_tracking_uri
-    if not settings.mlflow_tracking_uri.startswith(("http://", "https://")):
-        log.error(
-            "tracking_is_off",
-            why="MLFLOW_TRACKING_URI is no http:// or https:// address of a server",
-            what="unset it, or set one",
-        )
+    client = client_of(settings)
+    if client is None:
+        log.error("tracking_is_off", why="MLFLOW_TRACKING_URI is no http:// or https:// address", hint="Unset it, or set one.")
         stopping.wait()
         return
-    auth, failures = _auth(settings), 0
-    with httpx.Client(base_url=settings.mlflow_tracking_uri, timeout=10, follow_redirects=False, **auth) as http:
-        tracker = Tracker(
-            Mlflow(http, settings.mlflow_experiment_name), engine, settings.artifacts_url, settings.public_url or settings.api_url
-        )
+    failures = 0
+    with client as http:
+        mlflow = Mlflow(http, settings.mlflow_experiment_name)
+        tracker = Tracker(mlflow, engine, settings.artifacts_url, settings.public_url or settings.api_url)
         while not stopping.wait(min(EVERY_SECONDS * 2**failures, LONGEST_WAIT)):
             try:
                 tracker.tell()
@@ -193,9 +190,17 @@ def tell_all(stopping: threading.Event, settings: Settings, engine: Engine, _: t
                 log.warning("database_away", during="tracking", error=str(error.orig)[:200])
 
 
-def _auth(settings: Settings) -> dict[str, Any]:
-    if settings.mlflow_tracking_token:
-        return {"headers": {"Authorization": f"Bearer {settings.mlflow_tracking_token.get_secret_value()}"}}
-    if settings.mlflow_tracking_username and settings.mlflow_tracking_password:
-        return {"auth": (settings.mlflow_tracking_username, settings.mlflow_tracking_password.get_secret_value())}
-    return {}
+def client_of(settings: Settings) -> httpx.Client | None:
+    """With the key in a header: an address is shown in logs and traces."""
+    try:
+        url = httpx.URL(settings.mlflow_tracking_uri or "")
+    except httpx.InvalidURL:
+        return None
+    if url.scheme not in ("http", "https") or not url.host:
+        return None
+    token, password = settings.mlflow_tracking_token, settings.mlflow_tracking_password
+    auth = (url.username, url.password) if url.userinfo else None
+    if settings.mlflow_tracking_username and password:
+        auth = settings.mlflow_tracking_username, password.get_secret_value()
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    return httpx.Client(base_url=url.copy_with(userinfo=b""), auth=auth, headers=headers, timeout=10, follow_redirects=False)

@@ -23,7 +23,7 @@ from reflux.worker import Api
 from services.api import tasks
 from services.api.mlflow import Away, Mlflow, key
 from services.api.settings import Settings
-from services.api.tracking import Tracker, tell_all
+from services.api.tracking import Tracker, client_of, tell_all
 from tests.integration.by_hand import SPEC, HandWorker, eventually
 from tests.integration.desk import Desk, completing
 from tests.mlflow_server import MlflowServer
@@ -206,6 +206,33 @@ def test_control_tells_with_the_server_s_password(
     assert list(server.experiments) == ["students"]
     assert all(headers["authorization"].startswith("Basic ") for headers in server.headers)
     assert "s3cr3t" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("https://mlflow.example/ml", ("https://mlflow.example/ml/x", None)),
+        ("http://me:pass@mlflow.example", ("http://mlflow.example/x", "Basic bWU6cGFzcw==")),
+        ("sqlite:///mlflow.db", None),
+        ("databricks", None),
+        ("http://h:port", None),
+        ("http://", None),
+    ],
+)
+def test_a_password_in_the_address_is_sent_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, address: str, sent: tuple[str, str | None] | None
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    client = client_of(Settings())
+    if sent is None:
+        assert client is None
+        return
+    assert client is not None
+    with client:
+        request = client.build_request("GET", "x")
+        assert str(request.url) == sent[0]
+        flow = (client.auth or httpx.Auth()).auth_flow(request)
+        assert next(flow).headers.get("authorization") == sent[1]
 
 
 @pytest.mark.parametrize(
