@@ -76,7 +76,6 @@ class Service:
     refusals: dict[str, Refusal] = field(default_factory=dict)
     fails: dict[str, tuple[str, int]] = field(default_factory=dict)
     command: list[str] | None = None  # instead of the entry point
-    keeps: bool = True  # models, in the object store
     held_at: str | None = None  # the state that jobs do not leave
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -294,8 +293,6 @@ class Service:
         process.wait()
 
     def _upload(self, job: Job) -> None:
-        if not self.keeps:
-            return
         model = job.folder / "model.tar.gz"
         with tarfile.open(model, "w:gz") as tar:
             tar.add(job.folder / "model", arcname=".")

@@ -40,7 +40,7 @@ def doctor(
         typer.Argument(help="Check what a run of this spec needs, too; its teacher is asked once.", show_default=False),
     ] = None,
     compute: Annotated[
-        Literal["ec2"] | None,
+        Literal["ec2", "sagemaker"] | None,
         typer.Option(help="Check, with this terminal's AWS credentials, what machines for single runs need.", show_default=False),
     ] = None,
     region: Annotated[str, typer.Option(help="With --compute: where those machines are to be.")] = "us-east-1",
@@ -52,7 +52,7 @@ def doctor(
     """
     wanted = _spec(spec) if spec else None
     checks = []
-    for found in (*_all(wanted), *(_installed("teacher", lambda: _cloud(region)) if compute else ())):
+    for found in (*_all(wanted), *(_installed("teacher", lambda: _cloud(compute, region)) if compute else ())):
         checks.append(found)
         if not json:
             _show(found)
@@ -90,10 +90,11 @@ def _all(spec: RunSpec | None) -> Iterator[Check]:
         yield from _installed("teacher", lambda: _preflight(spec, workers))
 
 
-def _cloud(region: str) -> Iterator[Check]:
+def _cloud(kind: Literal["ec2", "sagemaker"], region: str) -> Iterator[Check]:
     from services.teacher_worker.cloud import rights
 
-    yield from (Check(name=name, status=status, message=told, hint=hint) for name, status, told, hint in rights.checks(region))
+    for name, status, told, hint in rights.checks(region, kind):
+        yield Check(name=name, status=status, message=told, hint=hint)
 
 
 def _installed(extra: str, checks: Any) -> Iterator[Check]:

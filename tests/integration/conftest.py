@@ -1,5 +1,6 @@
 """The control plane alone, really running: PostgreSQL, Valkey, API and control, with a lease of two seconds; the tiny student."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +9,21 @@ import pytest
 
 from reflux.client import Client
 from reflux.local.stack import Stack
+from reflux.machines import Machine
 from reflux.worker import Api
+from services.teacher_worker.cloud import sagemaker
 from tests.cloud import KEYS, Cloud, cloud
 from tests.integration import on_record
 from tests.integration.by_hand import HandWorker
 from tests.integration.desk import Desk, database
+from tests.integration.sagemaker_jobs import SLEEPS
+from tests.s3 import S3, s3_server
+from tests.sagemaker_service import REGION, Service, sagemaker_service
 from tests.teacher_tasks import COUNT, StandIn, answer_text, prompt_text, stand_in, write_jsonl
 
 TIMES = {"REFLUX_LEASE": "PT2S", "REFLUX_GRACE": "PT2S", "REFLUX_BEAT": "PT0.5S", "REFLUX_RING_AGAIN": "PT1S"}
+
+numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +126,30 @@ def nothing_left(control_plane: Stack) -> Iterator[None]:
     """No other test sees this one's machines."""
     yield
     on_record.database(control_plane, "delete from resources")
+
+
+@pytest.fixture(scope="session")
+def sagemaker_on_s3(ground: Path) -> Iterator[tuple[Service, S3]]:
+    with s3_server(ground / "sagemaker-s3") as s3, sagemaker_service(ground / "sagemaker") as service:
+        yield service, s3
+
+
+@pytest.fixture
+def job_service(sagemaker_on_s3: tuple[Service, S3], monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """SageMaker, with nothing against anybody and no job that lives."""
+    service, s3 = sagemaker_on_s3
+    for name, value in (s3.environment | {"AWS_ENDPOINT_URL_SAGEMAKER": service.url}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sagemaker, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sagemaker, "FINISH_SECONDS", 1.0)
+    service.command = SLEEPS
+    yield service
+    service.behave()
+    service.stop_all()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    """To be made as a SageMaker job."""
+    number = next(numbers)
+    return Machine(token=f"reflux-r{number}-1", run_id=f"r{number}", kind="sagemaker_job", region=REGION, deployment="d1")

@@ -347,9 +347,12 @@ def test_the_doctor_simulates_each_right(monkeypatch: pytest.MonkeyPatch, decisi
 def test_the_policies_are_json_and_name_every_right() -> None:
     folder = ROOT / "deploy" / "iam"
     policies = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
-    assert set(policies) == {"teacher-worker", "instance", "control", "trust-ec2"}
+    jobs = {"teacher-worker-sagemaker", "job-sagemaker", "trust-sagemaker"}
+    assert set(policies) == {"teacher-worker", "instance", "control", "trust-ec2"} | jobs
     actions = [statement["Action"] for statement in policies["teacher-worker"]["Statement"]]
     granted = {name for action in actions for name in ([action] if isinstance(action, str) else action)}
     assert granted >= set(rights.RIGHTS)
+    of_jobs = [statement["Action"] for statement in policies["teacher-worker-sagemaker"]["Statement"]]
+    assert {name for actions in of_jobs for name in actions} >= {*rights.JOB_RIGHTS, "sagemaker:ListTrainingJobs", "iam:PassRole"}
     for name, policy in policies.items():
         assert "*" not in json.dumps([s["Action"] for s in policy["Statement"]]), name

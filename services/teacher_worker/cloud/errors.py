@@ -25,7 +25,7 @@ CODES = {
     "quota_exceeded": "VcpuLimitExceeded InstanceLimitExceeded MaxSpotInstanceCountExceeded ResourceLimitExceeded",
     "access_denied": "UnauthorizedOperation AccessDenied AccessDeniedException AuthFailure OptInRequired",
     "no_credentials": "ExpiredToken ExpiredTokenException RequestExpired UnrecognizedClientException InvalidClientTokenId",
-    "image_missing": "InvalidAMIID InvalidAMIAttributeItemValue",
+    "image_missing": "InvalidAMIID InvalidAMIAttributeItemValue ImageNotFoundException RepositoryNotFoundException",
     "network_missing": "InvalidSubnetID InvalidSubnet InvalidGroup InvalidSecurityGroupID InvalidVpcID VPCIdNotSpecified",
     "role_not_found": "InvalidIamInstanceProfile NoSuchEntity",
     "invalid_spec": "Unsupported InvalidParameterValue InvalidParameterCombination InvalidParameter ValidationException",

@@ -1,6 +1,9 @@
 """Whether the credentials at hand may do what machines need: by IAM's own simulation, so that nothing is made."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import boto3
@@ -22,13 +25,22 @@ RIGHTS = (
     "ec2:TerminateInstances",
     "ec2:DeleteVolume",
 )
-POLICY = "Give the teacher workers deploy/iam/teacher-worker.json, with your account and bucket in it."
+JOB_RIGHTS = (
+    "sagemaker:CreateTrainingJob",
+    "sagemaker:AddTags",
+    "sagemaker:DescribeTrainingJob",
+    "sagemaker:StopTrainingJob",
+    "sagemaker:ListTags",
+)
+SAGEMAKER = "sagemaker.amazonaws.com"  # who takes on a job's role
+IN_ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com/([^:@]+):([\w.-]+)")
+POLICY = "Give the teacher workers {}, with your account and bucket in it."
 
 
-def checks(region: str) -> Iterator[Told]:
+def checks(region: str, kind: Literal["ec2", "sagemaker"] = "ec2") -> Iterator[Told]:
     """Each check as it is made. Nothing is made, and nothing is paid for."""
     try:
-        compute = machines.settled(Compute(kind="ec2", region=region))
+        compute = machines.settled(Compute(kind=kind, region=region))
         yield "REFLUX_MACHINES", "ok", f"machines reach the API at {machines.settings().api_url}", ""
     except RefluxError as error:
         yield "REFLUX_MACHINES", "failed", error.message, error.hint
@@ -48,13 +60,15 @@ def checks(region: str) -> Iterator[Told]:
         yield "credentials", "failed", error.message, error.hint
         return
     yield from _rights(region, who, compute)
-    yield from _things(region, compute)
+    yield from _things(region, compute) if kind == "ec2" else _of_jobs(region, compute)
 
 
 def _rights(region: str, who: str, compute: Compute) -> Iterator[Told]:
     iam = boto3.client("iam", region_name=region, config=ec2.CONFIG)
+    results = []
     try:
-        results = iam.simulate_principal_policy(PolicySourceArn=_principal(who), ActionNames=list(RIGHTS))["EvaluationResults"]
+        for asked in _asked(region, who, compute):
+            results += iam.simulate_principal_policy(PolicySourceArn=_principal(who), **asked)["EvaluationResults"]
     except ClientError as error:
         hint = "Allow iam:SimulatePrincipalPolicy to whoever runs this, or look at the policy yourself."
         yield "rights", "warning", f"could not be simulated: {code_of(error)}", hint
@@ -62,16 +76,47 @@ def _rights(region: str, who: str, compute: Compute) -> Iterator[Told]:
     except BotoCoreError as error:
         yield "rights", "warning", f"could not be simulated: {error}", ""
         return
+    policy = POLICY.format(f"deploy/iam/teacher-worker{'-sagemaker' if compute.kind == 'sagemaker' else ''}.json")
     for result in results:
         allowed = result["EvalDecision"] == "allowed" or bool(result.get("MissingContextValues"))
-        yield result["EvalActionName"], "ok" if allowed else "failed", result["EvalDecision"], "" if allowed else POLICY
-    if compute.instance_profile:
+        yield result["EvalActionName"], "ok" if allowed else "failed", result["EvalDecision"], "" if allowed else policy
+    if compute.instance_profile and compute.kind == "ec2":
         try:
             with speaking(f"The instance profile {compute.instance_profile}"):
                 iam.get_instance_profile(InstanceProfileName=compute.instance_profile)
             yield "instance profile", "ok", compute.instance_profile, ""
         except RefluxError as error:
             yield "instance profile", "failed", error.message, error.hint
+
+
+def _asked(region: str, who: str, compute: Compute) -> Iterator[dict[str, Any]]:
+    """What IAM is asked: actions, and on what, where it matters."""
+    if compute.kind == "ec2":
+        yield {"ActionNames": list(RIGHTS)}
+        return
+    job = f"arn:aws:sagemaker:{region}:{who.split(':')[4]}:training-job/reflux-doctor"
+    yield {"ActionNames": list(JOB_RIGHTS), "ResourceArns": [job]}
+    yield {"ActionNames": ["sagemaker:ListTrainingJobs"]}
+    passed = {"ContextKeyName": "iam:PassedToService", "ContextKeyValues": [SAGEMAKER], "ContextKeyType": "string"}
+    yield {"ActionNames": ["iam:PassRole"], "ResourceArns": [compute.role_arn], "ContextEntries": [passed]}
+
+
+def _of_jobs(region: str, compute: Compute) -> Iterator[Told]:
+    """The role that a job takes on, and its image, where that is in ECR."""
+    role, image = str(compute.role_arn), compute.image or machines.settings().worker_image
+    iam = boto3.client("iam", region_name=region, config=ec2.CONFIG)
+    trust: dict[str, Any] = {}
+    found = _looked("role", role, lambda: trust.update(iam.get_role(RoleName=role.rpartition("/")[2])["Role"]))
+    if trust and SAGEMAKER not in json.dumps(trust["AssumeRolePolicyDocument"]):
+        found = "role", "failed", f"{role} can't be taken on by {SAGEMAKER}", "Let deploy/iam/trust-sagemaker.json say who may."
+    yield found
+    if where := IN_ECR.fullmatch(image):
+        account, there, repository, tag = where.groups()
+        ecr = boto3.client("ecr", region_name=there, config=ec2.CONFIG)
+        query = {"registryId": account, "repositoryName": repository, "imageIds": [{"imageTag": tag}]}
+        yield _looked("image", image, lambda: ecr.describe_images(**query))
+    else:
+        yield "image", "warning", f"{image} has no tag in ECR: it was not looked for", "SageMaker pulls images from ECR."
 
 
 def _things(region: str, compute: Compute) -> Iterator[Told]:
@@ -82,14 +127,18 @@ def _things(region: str, compute: Compute) -> Iterator[Told]:
     if compute.security_group_ids:
         looks.append(("security groups", "describe_security_groups", {"GroupIds": list(compute.security_group_ids)}))
     for name, call, query in looks:
-        what = ", ".join(next(iter(query.values())))
-        try:
-            with speaking(f"{name} {what}"):
-                getattr(client, call)(**query)
-            yield name, "ok", what, ""
-        except RefluxError as error:
-            denied = error.code == "access_denied"
-            yield name, "warning" if denied else "failed", error.message, "" if denied else error.hint
+        yield _looked(name, ", ".join(next(iter(query.values()))), partial(getattr(client, call), **query))
+
+
+def _looked(name: str, what: str, look: Callable[[], object]) -> Told:
+    """Whether it is there. Who may not look is warned."""
+    try:
+        with speaking(f"{name} {what}"):
+            look()
+    except RefluxError as error:
+        denied = error.code == "access_denied"
+        return name, "warning" if denied else "failed", error.message, "" if denied else error.hint
+    return name, "ok", what, ""
 
 
 def _principal(arn: str) -> str:
