@@ -1,4 +1,4 @@
-"""Plays runs through the API's own transactions, and writes down their histories: python -m tests.record_histories VERSION
+"""Plays runs through the API's own transactions, and writes their histories: python -m tests.record_histories VERSION [STORY…]
 
 What is written is kept for good: the loop of every later version must end each of these runs as this one did.
 """
@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from reflux.commands import Command
+from reflux.errors import failure
 from reflux.events import AbortRequested, PauseRequested, ResumeRequested, RunAdmitted, TimeLimitReached
 from reflux.local.stack import Stack
 from reflux.protocol import Assignment
 from reflux.run import Run, fork
 from services.api import runs, tasks
+from services.api.tables import TaskRow
 from tests.integration.desk import Desk, Work, database, failing, losing, stopping
 from tests.unit import stories
 
@@ -26,14 +29,14 @@ FOLDER = Path(__file__).parent / "unit" / "histories"
 EPOCHS = {"refining": {"max_epochs": 2}}
 
 
-def main(version: str) -> None:
+def main(version: str, *only: str) -> None:
     os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="reflux-histories-") as name:
         Path(name).chmod(0o755)
         with Stack(Path(name) / "stack", workers={}, durable=False) as stack, database(stack.ports["postgres"], "desk") as engine:
-            for story, play in STORIES.items():
+            for story in only or STORIES:
                 desk = Desk(engine)
-                start, run_id = play(desk)
+                start, run_id = STORIES[story](desk)
                 write(desk, start, run_id, FOLDER / f"{story}-{version}.jsonl")
 
 
@@ -119,6 +122,18 @@ def failed(desk: Desk) -> tuple[Run, str]:
     return start, run_id
 
 
+def taken_back(desk: Desk) -> tuple[Run, str]:
+    """Its machine, in the second training; the next one is asked for without its wait."""
+    start, run_id = begun(desk, compute={"kind": "ec2"}, **EPOCHS)
+    given = play_on(desk, run_id, is_("train", 2))
+    why = failure("spot_interrupted", "i-1 is taken back by its provider")
+    desk.do(lambda session: tasks.machine_lost(session, run_id, f"reflux-{run_id}-1", why, name="i-1"))
+    desk.do(losing(given))
+    desk.do(lambda session: session.execute(update(TaskRow).where(TaskRow.run_id == run_id).values(due_at=func.now())))
+    play_on(desk, run_id)
+    return start, run_id
+
+
 def ended_by(event: AbortRequested | TimeLimitReached, kind: str, epoch: int) -> Callable[[Desk], tuple[Run, str]]:
     def play(desk: Desk) -> tuple[Run, str]:
         start, run_id = begun(desk, **EPOCHS)
@@ -149,7 +164,8 @@ STORIES: dict[str, Callable[[Desk], tuple[Run, str]]] = {
     "abort": ended_by(AbortRequested(by="someone"), "generate", 1),
     "finetune": whole(recipe="finetune"),
     "job": whole(recipe="job"),
+    "machine": taken_back,
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
