@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from reflux.errors import failure
-from reflux.views import ProgressView, RunView, TaskView
+from reflux.views import ProgressView, RemovedView, RunView, TaskView
 from services.api.dashboard import timeline
 from services.api.dashboard.control_panel import ACTING, panel
 from services.api.dashboard.kpis import figures
 from services.api.history import Work
-from tests.unit.stories import spec
+from tests.unit.stories import epoch, spec
 
 BEGAN = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)
 
@@ -59,6 +59,24 @@ def test_a_failure_says_what_to_do_and_a_retry_is_no_failure() -> None:
     retried = panel(run(tasks=[task]), operates=True)
     assert retried.problem == ""
     assert retried.notices == ("The task that asks the teacher is tried again after attempt 2: the road broke. Check the road.",)
+
+
+def test_what_retention_removed_is_said_and_no_longer_offered() -> None:
+    over = {
+        "status": "succeeded",
+        "stage": "succeeded",
+        "outcome": "succeeded",
+        "ended_at": BEGAN,
+        "epochs": [epoch(1)],
+        "best_epoch": 1,
+    }
+    assert panel(run(**over), operates=True).actions == ("playground", "fork", "again")
+    removed = RemovedView(what="artifacts", why="the run ended more than 30 days ago", at=BEGAN, count=2, bytes=200)
+    shown = panel(run(**over, removed=[removed]), operates=True)
+    assert shown.actions == ("again",)
+    assert shown.notices == (
+        "Answers, corrections and checkpoints were removed by retention on 2026-11-25: the run ended more than 30 days ago.",
+    )
 
 
 def test_figures_wait_in_words_and_an_ended_run_waits_for_nothing() -> None:
