@@ -126,7 +126,7 @@ def refine(run: Run) -> Step:
     assert run.dataset is not None
     assert run.trained is not None
     if run.spec.recipe != "distill":
-        return evaluate(run.but(epochs=(*run.epochs, epoch_metrics(run)), reason="trained"))
+        return evaluate(run.but(epochs=(*run.epochs, epoch_metrics(run)), reason=run.reason or "trained"))
     return run.but(stage=Stage.REFINING), [
         Generate(
             stage=Stage.REFINING,

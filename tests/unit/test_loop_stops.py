@@ -179,6 +179,14 @@ def test_training_that_comes_to_its_end_in_time_is_exported_at_the_limit() -> No
     assert story.done("train-001") == ["export_model"]
 
 
+def test_rows_that_were_trained_on_until_the_limit_are_told_as_such() -> None:
+    story = Story(recipe="finetune").until(Stage.TRAINING)
+    story.tell(TimeLimitReached())
+    assert story.done("train-001") == ["export_model"]
+    story.until(Stage.FAILED)
+    assert (story.run.reason, story.run.partial) == ("time limit", True)
+
+
 def test_results_of_a_job_that_come_in_at_the_limit_are_delivered() -> None:
     story = Story(recipe="job").until(Stage.TRAINING)
     story.tell(TimeLimitReached())
