@@ -76,7 +76,7 @@ sbom: setup  ## build/sbom.json: what is installed, as a valid CycloneDX bill of
 	@echo "build/sbom.json: $$(grep -c '"bom-ref"' build/sbom.json) components, valid CycloneDX"
 
 faults: setup  ## Every fault on whole runs, and the table (hours; K='control and training' takes some)
-	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/integration/test_stops.py -m '' -s $(if $(K),-k "$(K)")
+	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/e2e/test_machines.py tests/integration/test_stops.py -m '' -s $(if $(K),-k "$(K)")
 
 gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)
 	@$(BIN)/python -m pytest tests/gpu -m '' -rs -s

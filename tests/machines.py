@@ -21,7 +21,7 @@ from tests.cloud import IMAGE, KEYS, REGION, Cloud, cloud
 from tests.environment import ROOT
 from tests.metadata import Metadata, metadata
 
-COMPUTE = {"kind": "ec2", "region": REGION, "instance_type": "g4dn.2xlarge", "start_seconds": 120}
+COMPUTE = {"kind": "ec2", "region": REGION, "instance_type": "g4dn.2xlarge", "start_seconds": 300}
 
 
 @dataclass

@@ -163,6 +163,7 @@ open(os.environ["REFLUX_OUTPUTS"] + "/model", "w").write(f"on from step {before}
 """
 
 
+@pytest.mark.long
 def test_a_run_goes_on_by_itself_when_its_machines_are_lost(
     client: Client, stack: Stack, ours: Machines, provider: Cloud, code: Path
 ) -> None:
