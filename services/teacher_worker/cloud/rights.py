@@ -122,8 +122,8 @@ def _of_jobs(region: str, compute: Compute) -> Iterator[Told]:
 def _things(region: str, compute: Compute) -> Iterator[Told]:
     client = ec2.client(region)
     looks: list[tuple[str, str, dict[str, Any]]] = [("image", "describe_images", {"ImageIds": [compute.image]})]
-    if compute.subnet_id:
-        looks.append(("subnet", "describe_subnets", {"SubnetIds": [compute.subnet_id]}))
+    if subnets := [subnet for subnet in (compute.subnet_id, *compute.other_subnet_ids) if subnet]:
+        looks.append(("subnet", "describe_subnets", {"SubnetIds": subnets}))
     if compute.security_group_ids:
         looks.append(("security groups", "describe_security_groups", {"GroupIds": list(compute.security_group_ids)}))
     for name, call, query in looks:
