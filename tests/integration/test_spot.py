@@ -8,8 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from reflux.client import Client
+from reflux.events import Event
+from reflux.local.stack import Stack
+from reflux.task import Task
+from reflux.worker import Worker
 from services.gpu_trainer import spot
-from tests.integration.by_hand import eventually
+from tests.integration.by_hand import SPEC, HandWorker, eventually
 from tests.metadata import NOTICE, Metadata, metadata
 
 
@@ -78,3 +83,20 @@ def test_a_machine_that_is_no_spot_machine_does_not_look(monkeypatch: pytest.Mon
     monkeypatch.delenv("REFLUX_SPOT", raising=False)
     spot.watch()
     assert "spot" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_task_that_was_claimed_in_the_same_moment_is_given_back(
+    client: Client, worker: HandWorker, control_plane: Stack
+) -> None:
+    """A machine waits for its next task when it is told to end, and gets it."""
+    run = client.create(SPEC)
+    a = worker.take(run.id)
+
+    def handler(task: Task) -> Event:
+        task.check()
+        raise AssertionError("it was begun all the same")
+
+    machine = Worker("machine", {a.command.kind: handler}, worker.api, control_plane.artifacts_url, worker.name)
+    machine.shut_down()
+    machine.carry_out(a)
+    assert "task_handed_back" in [event.type for event in client.events(run.id, limit=100).data]
