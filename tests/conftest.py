@@ -12,6 +12,7 @@ from reflux.artifacts import Artifacts
 from reflux.client import Client
 from reflux.local.stack import Stack
 from reflux.views import RunView
+from tests.collector import Collector, collector
 from tests.e2e.tiny import EXAMPLES, tiny_spec
 
 ON_ONE_STACK = ("browser", "e2e", "faults")
@@ -40,9 +41,16 @@ def student(ground: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(ground: Path) -> Iterator[Stack]:
+def heard() -> Iterator[Collector]:
+    """Where the stack's traces go."""
+    with collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def stack(ground: Path, heard: Collector) -> Iterator[Stack]:
     """Every process of the product, as it runs anywhere."""
-    env = {"REFLUX_MODEL_CACHE": str(ground / "models")}
+    env = {"REFLUX_MODEL_CACHE": str(ground / "models"), "OTEL_EXPORTER_OTLP_ENDPOINT": heard.url}
     with Stack(ground / "stack", (EXAMPLES / "teacher.jsonl",), durable=False, env=env) as stack:
         yield stack
 
