@@ -32,10 +32,12 @@ def decide(
     session: Session, artifacts: Artifacts, run_id: str, key: str, by: str, decisions: Sequence[Decision], others: str | None
 ) -> None:
     """Answer a review. `others`, "approve" or "refuse", decides on what `decisions` do not name. The caller commits."""
-    lock(session, run_id)
+    run = lock(session, run_id)
     task = session.scalar(select(TaskRow).where(TaskRow.run_id == run_id, TaskRow.key == key, TaskRow.kind == "review"))
     if task is None:
         raise ProblemError(404, "review_not_found", f"Run {run_id} has no review {key}.", "List the reviews that are open.")
+    if run is not None and run.stopping == "pause":
+        raise ProblemError(409, "review_rests", f"The review {key} rests with its run.", "Resume the run, then decide.")
     if task.status != "ready":
         raise ProblemError(409, "review_is_over", f"The review {key} is {task.status}.", "List the reviews that are open.")
     rows = _rows(artifacts, task)

@@ -152,7 +152,7 @@ def test_a_pause_races_the_decision_that_the_run_waits_for(desk: Desk, tmp_path:
         reviews.decide(session, store, run_id, review.key, "someone", [], "approve")
 
     news, refused = race(desk, asking(run_id, PauseRequested()), or_refused(decide), swapped=swapped)
-    assert (news, refused) == (True, None if swapped else "review_is_over")
+    assert (news, refused) == (True, None if swapped else "review_rests")
     assert desk.row(run_id).status == "paused"
     assert desk.do(lambda session: reviews.waiting(session, store, run_id)) == []
     desk.do(asking(run_id, ResumeRequested()))
