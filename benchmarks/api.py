@@ -9,7 +9,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,8 @@ import psycopg
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reflux.local import servers  # noqa: E402 the path is set above
+from benchmarks.figures import figure, machine  # noqa: E402 the path is set above
+from reflux.local import servers  # noqa: E402
 from reflux.local.stack import Stack  # noqa: E402
 from reflux.run import Run  # noqa: E402
 from reflux.spec import RunSpec  # noqa: E402
@@ -173,7 +173,7 @@ def measure(stack: Stack, folder: Path, live: list[str], options: argparse.Names
             filters(stack, ours)
         finally:
             server.terminate()
-    figure("api_p99_vs_bare", ratio, 3.0)
+    figure("api_p99_vs_bare", ratio, "<=", 3)
 
 
 class Caller:
@@ -312,16 +312,6 @@ def connect(stack: Stack) -> psycopg.Connection[Any]:
 
 def percentile(values: Any, share: float) -> float:
     return float(sorted(values)[int(len(values) * share)])
-
-
-def machine() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in info if "model name" in line), "?")
-    return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}"
-
-
-def figure(name: str, value: float, target: float) -> None:
-    print(f"figure {name} {value:.2f} target <={target:g} {'holds' if value <= target else 'short'}")
 
 
 if __name__ == "__main__":

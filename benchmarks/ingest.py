@@ -8,8 +8,6 @@ on their way to the store (20 MB), and, while the split is made, some sixty byte
 
 import argparse
 import math
-import os
-import platform
 import re
 import resource
 import statistics
@@ -27,6 +25,7 @@ import tree_sitter_c  # noqa: E402 the path is set above
 import tree_sitter_cpp  # noqa: E402
 from tree_sitter import Language, Parser  # noqa: E402
 
+from benchmarks.figures import figure, machine  # noqa: E402
 from reflux.artifacts import Artifacts  # noqa: E402
 from reflux.commands import Prepare  # noqa: E402
 from reflux.spec import RunSpec  # noqa: E402
@@ -53,9 +52,9 @@ def main() -> None:
     print(f"on {machine()}")
     ratio = extraction(options.rounds)
     exponent, memory = growth([*options.megabytes, *([1000] if options.gigabyte else [])])
-    figure("extraction_vs_parse", ratio, 0.5, at_least=True)
-    figure("ingest_time_exponent", exponent, 1.1, at_least=False)
-    figure("ingest_peak_memory_growth", memory, 1.5, at_least=False)
+    figure("extraction_vs_parse", ratio, ">=", 0.5)
+    figure("ingest_time_exponent", exponent, "<=", 1.1)
+    figure("ingest_peak_memory_growth", memory, "<=", 1.5)
 
 
 def extraction(rounds: int) -> float:
@@ -131,18 +130,6 @@ def variants() -> Iterator[tuple[str, str]]:
         for path, text in corpus:
             yield path, NAME.sub(rf"\g<0>_{number:x}", text)
         number += 1
-
-
-def machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
-    )
-    return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def figure(name: str, value: float, target: float, *, at_least: bool) -> None:
-    holds = value >= target if at_least else value <= target
-    print(f"figure {name} {value:.2f} target {'>=' if at_least else '<='}{target:g} {'holds' if holds else 'short'}")
 
 
 if __name__ == "__main__":

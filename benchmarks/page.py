@@ -119,7 +119,7 @@ def script_of(name: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    kept = [line for line in text.splitlines() if MACHINE.search(line) or re.match(r"figure |  .*[^(]$|extraction of", line)]
+    kept = [line for line in text.splitlines() if MACHINE.search(line) or re.match(r"figure |  .*[^(…]$|extraction of", line)]
     return re.sub(r"(Linux \d+\.\d+)[^,\n]*", r"\1", "\n".join(kept))
 
 

