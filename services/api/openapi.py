@@ -23,6 +23,7 @@ ALSO = {
     "completions_create": (404, 409, 410),
     "datasets_preview": (409,),
     "workers_claim_errand": (404,),
+    "workers_claim_next": (410,),
 }
 OTHER_SUCCESS = {
     "runs_create": ("201", "200", "With `dry_run`, or where the `Idempotency-Key` had made the run before"),
@@ -33,6 +34,7 @@ OTHER_SUCCESS = {
 NOTHING_TO_DO = {
     "workers_claim": "Nothing to do: the task is not there, not due, or somebody else's",
     "workers_claim_errand": "Nobody has asked anything",
+    "workers_claim_next": "No task of the run has come in that time",
 }
 SPEC = {
     "name": "tsn-student",
