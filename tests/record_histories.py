@@ -20,6 +20,7 @@ from reflux.events import AbortRequested, PauseRequested, ResumeRequested, RunAd
 from reflux.local.stack import Stack
 from reflux.protocol import Assignment
 from reflux.run import Run, fork
+from reflux.stages import Stage
 from services.api import runs, tasks
 from services.api.tables import TaskRow
 from tests.integration.desk import Desk, Work, database, failing, losing, stopping
@@ -134,9 +135,11 @@ def taken_back(desk: Desk) -> tuple[Run, str]:
     return start, run_id
 
 
-def ended_by(event: AbortRequested | TimeLimitReached, kind: str, epoch: int) -> Callable[[Desk], tuple[Run, str]]:
+def ended_by(
+    event: AbortRequested | TimeLimitReached, kind: str, epoch: int, **sections: Any
+) -> Callable[[Desk], tuple[Run, str]]:
     def play(desk: Desk) -> tuple[Run, str]:
-        start, run_id = begun(desk, **EPOCHS)
+        start, run_id = begun(desk, **EPOCHS, **sections)
         given = play_on(desk, run_id, is_(kind, epoch))
         desk.tell(run_id, event)
         desk.do(stopping(given))
@@ -161,6 +164,10 @@ STORIES: dict[str, Callable[[Desk], tuple[Run, str]]] = {
     "review": reviewed,
     "failed": failed,
     "limit": ended_by(TimeLimitReached(), "generate", 2),
+    "stage-limit": ended_by(TimeLimitReached(stage=Stage.TRAINING), "train", 2, limits={"max_stage_runtime": {"training": "4h"}}),
+    "comparison-left-out": ended_by(
+        TimeLimitReached(stage=Stage.EVALUATING), "compare", 2, limits={"max_stage_runtime": {"evaluating": "20m"}}
+    ),
     "abort": ended_by(AbortRequested(by="someone"), "generate", 1),
     "finetune": whole(recipe="finetune"),
     "job": whole(recipe="job"),
