@@ -7,12 +7,13 @@ import pytest
 from sqlalchemy.event import listen, remove
 from sqlalchemy.orm import Session
 
-from reflux import traces
+from reflux import prices, traces
 from reflux.artifacts import attempt_folder
 from reflux.commands import Preflight, Train
-from reflux.events import AbortRequested
+from reflux.events import AbortRequested, RunAdmitted
 from reflux.stages import Stage
 from reflux.traces import span_id
+from services.api import forks
 from services.api.advance import append, lock
 from services.api.tracing import Tracing
 from tests.collector import Collector, Heard, collector
@@ -128,6 +129,18 @@ def test_what_was_stopped_is_told_with_the_end(desk: Desk, tracing: Tracing, hea
     assert tracing.tell()
     assert by_id(heard.spans)[span_id(run_id, key)].attributes["reflux.task.status"] == "stopped"
     assert by_id(heard.spans)[span_id(run_id)].attributes["reflux.outcome"] == "aborted"
+
+
+def test_a_fork_s_trace_names_that_of_its_origin(desk: Desk, tracing: Tracing, heard: Collector) -> None:
+    run_id = desk.create()
+    desk.work(run_id)
+    fork = desk.do(lambda session: forks.create(session, run_id, "tester", None, {}, prices.PRICES)).id
+    desk.tell(fork, RunAdmitted())
+    desk.work(fork)
+    assert tracing.tell()
+    root = by_id(heard.spans)[span_id(fork)]
+    assert root.trace_id == traces.trace_id(fork)
+    assert root.links == ((traces.trace_id(run_id), span_id(run_id)),)
 
 
 def test_an_end_that_comes_while_the_run_is_read_is_told_next_time(desk: Desk, tracing: Tracing, heard: Collector) -> None:
