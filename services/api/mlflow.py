@@ -1,4 +1,4 @@
-"""The few calls of MLflow's REST API (2.0, of MLflow 2 and 3) that tell it of a run. Each may be repeated.
+"""The few calls of MLflow's REST API 2.0 that tell it of a run. Each may be repeated.
 
 Its own client would bring a dozen libraries for these. See mlflow.org/docs/latest/api_reference/rest-api.html.
 """

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -265,14 +266,16 @@ def test_a_real_server_takes_it(ground: Path) -> None:
     folder.mkdir()
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
     command = [MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("wb") as log:
-        mlflow = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        mlflow = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
+        eventually(lambda: is_there(f"{url}/health"), 300, "MLflow does not answer; see its log")
         with (
             Stack(ground / "tracked", workers={}, durable=False, env={"MLFLOW_TRACKING_URI": url}) as stack,
             Client(stack.api_url, stack.keys["operator"]) as client,
-            httpx.Client(base_url=f"{url}/api/2.0/mlflow/", timeout=10) as http,
+            httpx.Client(base_url=f"{url}/api/2.0/mlflow/", timeout=30) as http,
         ):
             api = Api(stack.api_url, stack.keys["worker"])
             with api.http:
@@ -287,10 +290,7 @@ def test_a_real_server_takes_it(ground: Path) -> None:
                 worker.work(run.id)
 
             def finished() -> dict[str, Any] | None:
-                try:
-                    experiments = http.post("experiments/search", json={"max_results": 10}).json()["experiments"]
-                except (httpx.HTTPError, ValueError):
-                    return None
+                experiments = http.post("experiments/search", json={"max_results": 10}).json()["experiments"]
                 ids = [one["experiment_id"] for one in experiments if one["name"] == "reflux"]
                 found = http.post("runs/search", json={"experiment_ids": ids}).json().get("runs", []) if ids else []
                 return next((one for one in found if one["info"]["status"] == "FINISHED"), None)
@@ -310,5 +310,12 @@ def test_a_real_server_takes_it(ground: Path) -> None:
                 history = http.get("metrics/get-history", params=query).json()["metrics"]
                 assert len(history) == points, name
     finally:
-        mlflow.terminate()
-        mlflow.wait(30)
+        os.killpg(mlflow.pid, signal.SIGKILL)  # its own children too
+        mlflow.wait()
+
+
+def is_there(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.HTTPError:
+        return False
