@@ -115,9 +115,9 @@ STORE = [
     all_along("store away", spoilt("store", Spoil("cut_before", share=0.15))),
     all_along("store writes done, unheard", spoilt("store", Spoil("cut_after", "PUT", share=0.2))),
     all_along("store slow", spoilt("store", Spoil("slow", share=0.3, seconds=1.0))),
-    on_disk("store's disk full 20 s", full("store"), tuple(stage for stage in EVERY if stage != "validating")),
-    on_disk("workers' disk full 20 s", full("scratch"), ON_SCRATCH),
-    on_disk("store's disk full for good", full("store", None), ("training",), whole=False),
+    on_disk("store's disk full", full("store"), tuple(stage for stage in EVERY if stage != "validating")),
+    on_disk("workers' disk full", full("scratch"), ON_SCRATCH),
+    on_disk("store's disk full for good", full("store", for_good=True), ("training",), whole=False),
 ]
 TEACHER = [
     all_along("teacher 30 % throttled", spoilt("teacher", Spoil("unavailable", "POST", "/model/", 0.3))),

@@ -215,14 +215,17 @@ def conflicts(ground: Ground) -> None:
     ground.traces.append(raised)
 
 
-def full(disk: str, seconds: float | None = OUTAGE_SECONDS) -> Harm:
-    """For so long, or until all is mended."""
+def full(disk: str, *, for_good: bool = False) -> Harm:
+    """Until a task has failed of it; for good, until all is mended."""
+    failed = "select true from events where type = 'task_retried' and id > %s"
 
     def inject(ground: Ground) -> None:
         ground.mending.callback(ground.disks[disk].clear)
-        ground.disks[disk].fill()
-        if seconds is not None:
-            time.sleep(seconds)
+        with psycopg.connect(ground.database, autocommit=True) as connection:
+            last = connection.execute("select max(id) from events").fetchone()
+            ground.disks[disk].fill()
+            eventually(lambda: connection.execute(failed, last).fetchone(), 240, f"nothing has failed of a full {disk}")
+        if not for_good:
             ground.disks[disk].clear()
 
     return inject
