@@ -98,7 +98,7 @@ def told(request: pytest.FixtureRequest, cells: list[Cell]) -> Iterator[None]:
     terminal = request.config.pluginmanager.get_plugin("terminalreporter")
     if terminal and len(cells) > before:
         SECONDS.append(time.monotonic() - started)
-        total = sum("test_matrix" in item.nodeid for item in request.session.items)
+        total = sum("matrix.py" in item.nodeid for item in request.session.items)
         terminal.ensure_newline()
         terminal.write_line(progress(cells[-1], len(cells), total, sum(SECONDS) / len(SECONDS)))
 
