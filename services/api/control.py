@@ -231,9 +231,10 @@ def _force_stops(engine: Engine, settings: Settings) -> None:
 
 def _keep_limits(engine: Engine) -> None:
     own = cast(func.jsonb_extract_path_text(RunRow.state, "spec", "limits", "max_stage_runtime", RunRow.stage), Interval)
+    of_the_run = (RunRow.deadline_at < func.now()) & (RunRow.stage != "exporting")
     late = select(RunRow.id).where(
         RunRow.ended_at.is_(None),
-        or_(RunRow.stage == "cleaning_up", RunRow.deadline_at < func.now(), RunRow.stage_since + own < func.now()),
+        or_(RunRow.stage == "cleaning_up", of_the_run, RunRow.stage_since + own < func.now()),
         RunRow.status != "paused",
     )
     for (run_id,) in _read(engine, late):

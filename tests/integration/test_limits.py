@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from structlog.testing import capture_logs
 
 from reflux.events import PauseRequested, ResumeRequested
 from reflux.protocol import Beat
@@ -109,7 +110,9 @@ def test_an_export_has_its_own_limit_alone(desk: Desk) -> None:
     run_id = desk.create(limits={"max_runtime": "1h", "max_stage_runtime": {"exporting": "2h"}}, refining={"max_epochs": 1})
     (given,) = desk.until_stage(run_id, Stage.EXPORTING)
     ago(desk, run_id, "deadline_at", hours=2)
-    assert watched(desk, run_id) == (None, [])
+    with capture_logs() as lines:
+        assert watched(desk, run_id) == (None, [])
+    assert lines == [], "control does not ask each second for what comes too late"
     ago(desk, run_id, "stage_since", hours=3)
     assert watched(desk, run_id)[0] == "failure"
     assert desk.do(stopping(given)).accepted
