@@ -1,6 +1,6 @@
 """Training jobs made and watched over SageMaker's wire protocol, by a service that lives through their states."""
 
-import time
+import re
 from typing import Any
 
 import pytest
@@ -150,19 +150,20 @@ def test_a_provider_that_is_not_there_is_not_ready(machine: Machine, monkeypatch
 
 def test_a_job_lives_through_every_state(job_service: Service, machine: Machine) -> None:
     job_service.command = WORKS
-    make(machine)
-    seen = []
-    while "Completed" not in seen and len(seen) < 9:
-        state, over = sagemaker.seen(machine)
-        seen += [] if state in seen else [state]
-        time.sleep(0.01)
+    for state in ("Pending", "Starting", "Downloading", "Uploading"):
+        job_service.held_at = state
+        make(machine)
+        until(job_service, machine, state)
+        assert sagemaker.seen(machine) == (state, None)
+    job_service.held_at = None
+    until(job_service, machine, "Completed")
+    state, over = sagemaker.seen(machine)
     assert over
-    assert over.code == "container_failed"
-    assert seen == ["Pending", "Starting", "Downloading", "Training", "Uploading", "Completed"]
+    assert (state, over.code) == ("Completed", "container_failed")
     kept = f"{STORE}/runs/{machine.run_id}/sagemaker/{machine.token}/output/model.tar.gz"
-    note = sagemaker.end(machine, wait_seconds=10).note
-    assert note.startswith("Completed; Pending 0 s, Starting 0 s, Downloading 0 s, Training ")
-    assert note.endswith(f"billed for 1 s; {kept}")
+    told, states, billed, where = sagemaker.end(machine).note.split("; ")
+    assert (told, billed.startswith("billed for "), where) == ("Completed", True, kept)
+    assert re.sub(r" \d+ s", "", states) == "Pending, Starting, Downloading, Training, Uploading"
     assert Artifacts(STORE).exists(kept.removeprefix(f"{STORE}/"))
 
 
@@ -174,31 +175,34 @@ def test_a_spot_job_that_is_interrupted_starts_again_by_itself(job_service: Serv
     job_service.interrupt(machine.token)
     eventually(lambda: job_service.jobs[machine.token].process is not first, 15, "no second container")
     assert sagemaker.seen(machine)[1] is None
-    assert "Interrupted 0 s, Pending" in sagemaker.end(machine, wait_seconds=10).note
+    assert re.search(r"Interrupted \d+ s, Pending \d+ s", sagemaker.end(machine, wait_seconds=10).note)
 
 
 FAILED = [
-    ("Starting", "CapacityError: Unable to provision requested ML compute capacity. Please retry.", "no_capacity"),
-    ("Starting", "InternalServerError: We encountered an internal error. Please try again.", "provider_not_ready"),
-    ("Starting", "ResourceLimitExceeded: the account-level service limit is 0", "quota_exceeded"),
-    ("Starting", "ClientError: Failed to assume the role arn:aws:iam::1:role/x", "role_not_found"),
-    ("Downloading", "ClientError: Cannot pull the image from ECR: manifest unknown", "image_missing"),
-    ("Downloading", "ClientError: Data download failed:Access denied for s3://x", "access_denied"),
-    ("Downloading", 'ClientError: Data download failed:No S3 objects found under S3 URL "s3://x/"', "no_inputs"),
-    ("Training", "ClientError: Please use an instance type with more memory", "provider_refused"),
+    ("CapacityError: Unable to provision requested ML compute capacity. Please retry.", "no_capacity"),
+    ("InternalServerError: We encountered an internal error. Please try again.", "provider_not_ready"),
+    ("ResourceLimitExceeded: the account-level service limit is 0", "quota_exceeded"),
+    ("ClientError: Failed to assume the role arn:aws:iam::1:role/x", "role_not_found"),
+    ("ClientError: Cannot pull the image from ECR: manifest unknown", "image_missing"),
+    ("ClientError: Data download failed:Access denied for s3://x", "access_denied"),
+    ('ClientError: Data download failed:No S3 objects found under S3 URL "s3://x/"', "no_inputs"),
+    ("ClientError: Please use an instance type with more memory", "provider_refused"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("state", "reason", "code"), FAILED, ids=[f"{s}-{c}" for s, _, c in FAILED])
-def test_why_a_job_failed_is_told_in_words(job_service: Service, machine: Machine, state: str, reason: str, code: str) -> None:
-    job_service.fails[state] = (reason, 1)
-    make(machine)
-    until(job_service, machine, "Failed")
-    over = sagemaker.seen(machine)[1]
-    assert over
+@pytest.mark.parametrize(("reason", "code"), FAILED, ids=[c for _, c in FAILED])
+def test_why_a_job_failed_is_told_in_words(reason: str, code: str) -> None:
+    job = {"TrainingJobName": "j", "TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "FailureReason": reason}
+    over = sagemaker.why_over(job)
     assert (over.code, reason in over.message) == (code, True)
     assert "/aws/sagemaker/TrainingJobs" in over.hint
     assert POLICIES[code].error_class in (ErrorClass.RETRIABLE, ErrorClass.TERMINAL)
+
+
+def test_a_job_that_waited_for_spot_machines_as_long_as_it_may_ends_the_run() -> None:
+    job = {"TrainingJobName": "j", "TrainingJobStatus": "Stopped", "SecondaryStatus": "MaxWaitTimeExceeded"}
+    over = sagemaker.why_over(job)
+    assert (over.code, "compute.max_wait" in over.hint) == ("provider_refused", True)
 
 
 def test_a_container_that_breaks_says_why(job_service: Service, machine: Machine) -> None:

@@ -71,7 +71,9 @@ def test_a_job_that_is_interrupted_is_waited_for_and_the_run_says_so(
     client.abort(machine.run_id)
 
 
-@pytest.mark.parametrize("how", ["MaxRuntimeExceeded", "AlgorithmError", "Stopped"])
+@pytest.mark.parametrize(
+    "how", ["MaxRuntimeExceeded", *(pytest.param(how, marks=pytest.mark.long) for how in ("AlgorithmError", "Stopped"))]
+)
 def test_a_job_that_is_lost_at_work_is_followed_by_another(
     client: Client, worker: HandWorker, control_plane: Stack, api: httpx.Client, job_service: Service, how: str
 ) -> None:

@@ -84,18 +84,11 @@ def test_elsewhere_nothing_of_it_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert phases(hand)["training"] == "pass"
 
 
-@pytest.mark.parametrize(
-    ("env", "why"),
-    [
-        ({"REFLUX_TRAINING_PROCESSES": "two"}, "REFLUX_TRAINING_PROCESSES is 'two'"),
-        ({"REFLUX_POLL": "1"}, "REFLUX_API_URL is not set"),
-    ],
-)
-def test_what_ends_the_worker_is_the_job_s_reason(opt_ml: Path, env: dict[str, str], why: str) -> None:
-    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "REFLUX_SAGEMAKER_ROOT": str(opt_ml)}
+def test_what_ends_the_worker_is_the_job_s_reason(opt_ml: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "REFLUX_SAGEMAKER_ROOT": str(opt_ml), "REFLUX_POLL": "1"}
     command = [sys.executable, "-m", "services.gpu_trainer"]
-    assert subprocess.run(command, env=bare | env, capture_output=True, timeout=60, check=False).returncode != 0
-    assert why in (opt_ml / "output/failure").read_text()
+    assert subprocess.run(command, env=env, capture_output=True, timeout=60, check=False).returncode != 0
+    assert "REFLUX_API_URL is not set" in (opt_ml / "output/failure").read_text()
 
 
 def test_a_defect_is_the_job_s_reason_too(opt_ml: Path) -> None:
