@@ -48,7 +48,7 @@ def set_up(service: str) -> None:
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
     library = logging.getLogger("opentelemetry")
-    library.propagate, library.handlers = False, [_Now()]
+    library.propagate, library.handlers = False, [_NowAndThen()]
     try:
         processor = BatchSpanProcessor(exporter(), schedule_delay_millis=DELAY_SECONDS * 1000)
     except (OSError, ValueError) as error:
@@ -180,7 +180,7 @@ def _resource(service: str) -> "Resource":
     return Resource.create({"service.namespace": "reflux", "service.name": service, "service.version": __version__})
 
 
-class _Now(logging.Handler):
+class _NowAndThen(logging.Handler):
     """What OpenTelemetry complains of goes into our log, and only now and then."""
 
     told = float("-inf")
