@@ -52,7 +52,7 @@ def test_nothing_is_left_at_the_provider(
     with Client(ours.stack.api_url, ours.stack.keys["operator"]) as client:
         forget_calls(ours.stack)
         run_id = client.create(spec(student)).id
-        eventually(lambda: STAGES[stage] in claimed(client, run_id), 240, f"{stage} never began")
+        eventually(lambda: STAGES[stage] in claimed(client, run_id), 600, f"{stage} never began")
         fault.harm(ours, client, run_id)
         run = over(client, ours, run_id)
         ended_well(client, ours, run)
@@ -72,7 +72,7 @@ def over(client: Client, ours: Machines, run_id: str) -> RunView:
         run = client.run(run_id)
         return run if run.terminal else None
 
-    return eventually(look, 500, f"{run_id} never ended")
+    return eventually(look, 900, f"{run_id} never ended")
 
 
 def ended_well(client: Client, ours: Machines, run: RunView) -> None:
