@@ -246,7 +246,8 @@ class Compute(Section):
     region: str = Field("us-east-1", pattern=r"^[a-z0-9-]{4,30}$")
     instance_type: str | None = Field(None, description="Such as g5.2xlarge; sagemaker: ml.g5.2xlarge")
     image: str | None = Field(
-        None, description="ec2: the AMI, with Docker and the NVIDIA driver; sagemaker: the worker's image in ECR; left out: worker_image"
+        None,
+        description="ec2: the AMI, with Docker and the NVIDIA driver; sagemaker: the worker's image in ECR, or worker_image",
     )
     subnet_id: str | None = None
     security_group_ids: tuple[str, ...] = ()
