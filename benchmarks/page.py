@@ -55,7 +55,7 @@ class Figure:
     def margin(self) -> float:
         """1: just at its target; more: better by that factor."""
         better, worse = (self.value, self.target) if self.bound == ">=" else (self.target, self.value)
-        return better / max(worse, 1e-9)
+        return better / max(worse, 0.001)  # what is printed has three decimals
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def main() -> None:
         parser.error(f"{options.outputs} has no output with a figure: run `make bench` first.")
     drawings = options.into / "benchmarks"
     drawings.mkdir(parents=True, exist_ok=True)
-    draw_margins([figure for output in outputs for figure in output.figures], drawings / "margins.svg")
+    ratios = [figure for output in outputs for figure in output.figures if not figure.name.endswith("_exponent")]
+    draw_margins(ratios, drawings / "margins.svg")
     growing = dict(growth(outputs))
     if growing:
         draw_growth(growing, drawings / "growth.svg")
@@ -165,6 +166,7 @@ def draw_margins(figures: list[Figure], to: Path) -> None:
     axes.barh(names, [margin - 1 for margin in margins], left=1, color=["#2e7d5b" if f.holds else "#b3261e" for f in figures])
     axes.axvline(1, color="#444444", linewidth=1)
     axes.set_xscale("log", base=2)
+    axes.set_xlim(min(*margins, 0.5) / 1.2, max(*margins, 2) * 1.2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("times better than its target")
     axes.invert_yaxis()
