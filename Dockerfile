@@ -1,7 +1,10 @@
-# Targets: `cpu` for api, control, teacher-worker, evaluator and the recorded teacher; `gpu` for gpu-trainer.
-# Which process an image runs is said by the command, and whether it is well by docker-compose.yml.
+# Targets: `cpu` for api, control, teacher-worker and the recorded teacher; `evaluator`, the only one with compilers;
+# `gpu` for gpu-trainer. Which process an image runs is said by the command, and whether it is well by docker-compose.yml.
 
-FROM python:3.11-slim-bookworm AS base
+# By version; a digest pins it: docs/operations.md.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS base
 ENV PATH=/opt/reflux/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 
@@ -48,8 +51,13 @@ COPY --from=build-gpu /opt/reflux /opt/reflux
 USER reflux
 
 
-FROM runtime AS cpu
-# The evaluator compiles what a student wrote.
+FROM runtime AS evaluator
+# It compiles what a student wrote.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ && rm -rf /var/lib/apt/lists/*
+COPY --from=build-cpu /opt/reflux /opt/reflux
+USER reflux
+
+
+FROM runtime AS cpu
 COPY --from=build-cpu /opt/reflux /opt/reflux
 USER reflux

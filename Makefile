@@ -11,7 +11,7 @@ BENCHES := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/figures.py
 EXTRAS := api,teacher,evaluator,gpu,forecasting,local,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser screenshots check unit faults bench bench-page audit sbom gpu-check clean
+.PHONY: help setup demo test browser screenshots check unit faults compose-test bench bench-page audit sbom gpu-check clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ sbom: setup  ## build/sbom.json: what is installed, as a valid CycloneDX bill of
 
 faults: setup  ## Every fault on whole runs, and the table (hours; K='control and training' takes some)
 	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/e2e/test_machines.py tests/integration/test_stops.py -m '' -s $(if $(K),-k "$(K)")
+
+compose-test: setup  ## docker-compose.yml really brought up, disturbed and upgraded in the midst of a run (needs a Docker engine)
+	@if docker version >/dev/null 2>&1; then $(BIN)/python -m pytest tests/compose -m '' -s; \
+	else echo "No Docker engine answers here: nothing was brought up."; fi
 
 gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)
 	@$(BIN)/python -m pytest tests/gpu -m '' -rs -s

@@ -25,7 +25,7 @@ from tests.integration.by_hand import eventually
 COMPOSE = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(ROOT / "docker-compose.yml"), "--profile", "*"]
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 WATCHERS = ("prometheus", "grafana", "jaeger")
-OURS = ("reflux-cpu", "reflux-gpu")
+OURS = ("reflux-cpu", "reflux-evaluator", "reflux-gpu")
 # The service of docker-compose.yml for each process of the embedded stack.
 SAME = {
     "teacher": ["recorded-teacher"],
