@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
@@ -216,6 +217,10 @@ def test_what_was_removed_is_said_where_it_is_asked_for(
         with pytest.raises(ApiError, match="removed by retention on") as refusal:
             ask()
         assert (refusal.value.problem.status, refusal.value.problem.code) == (410, "removed_by_retention")
+    with httpx.Client(base_url=control_plane.api_url, headers={"Origin": control_plane.api_url}, timeout=30) as browser:
+        browser.post("/sign-in", data={"key": control_plane.keys["operator"], "next": "/"})
+        for page in (f"/runs/{run.id}", f"/runs/{run.id}/answers"):
+            assert "Answers, corrections and checkpoints were removed by retention on" in browser.get(page).text
     assert client.download(run.id, "report.md", tmp_path / "report.md").read_bytes() == b"x"
     with pytest.raises(ApiError, match="no artifact") as refusal:
         client.download(run.id, "merged/weights.bin", tmp_path / "x")
