@@ -39,8 +39,9 @@ def retention(
         output.console.print(f"kept: {kept.what} of {kept.run_id}, {output.plain(kept.why)}", soft_wrap=True)
     freed = sum(removal.bytes or 0 for removal in plan.removals)
     runs = len({removal.run_id for removal in plan.removals})
+    counted = "1 run" if runs == 1 else f"{runs} runs"
     more = ", and more after them" if plan.has_more else ""
-    output.console.print(f"{runs} run{'' if runs == 1 else 's'} would give {freed:,} bytes{more}. Nothing was removed.", soft_wrap=True)
+    output.console.print(f"{counted} would give {freed:,} bytes{more}. Nothing was removed.", soft_wrap=True)
 
 
 def _table(plan: RetentionPlan) -> Table:
