@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ def engine() -> str:
 class Composed:
     folder: Path
     student: Path
+    builds: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)  # by image, as Compose has it
 
     def __post_init__(self) -> None:
         subprocess.run([str(ROOT / "deploy" / "make-secrets"), str(self.folder / "secrets")], check=True)
         self.port = servers.free_port()
-        self.label("1")
+        (self.folder / "override.json").write_text(json.dumps(self._override()))
 
     @property
     def url(self) -> str:
@@ -49,34 +50,38 @@ class Composed:
     def key(self) -> str:
         return (self.folder / "secrets" / "reflux_operator_key").read_text().strip()
 
-    def label(self, version: str) -> None:
-        """Write the override: images built from now on say this version."""
-        plain = subprocess.run(
-            [COMPOSE, *self._files()[:2], *PROFILES, "config", "--format", "json"], capture_output=True, check=True
-        )
-        config = json.loads(plain.stdout)
-        # By the host's network, as an engine without NAT has no other way out.
-        build = {"network": "host", "labels": {VERSION: version}}
-        services: dict[str, dict[str, Any]] = {
-            name: {"build": build} for name, service in config["services"].items() if "build" in service
-        }
+    def build(self, version: str) -> None:
+        """All images of our own, labelled with a version."""
+        for image, build in self.builds.items():
+            command = ["docker", "build", "--quiet", "--network=host", f"--target={build['target']}", f"--tag={image}"]
+            command += [f"--label={VERSION}={version}", *(f"--build-arg={name}={value}" for name, value in build["args"].items())]
+            subprocess.run([*command, build["context"]], env=os.environ | {"DOCKER_BUILDKIT": "1"}, check=True)
+
+    def _override(self) -> dict[str, Any]:
+        """Secrets, names of images and a student of our own; notes how the images are built."""
+        command = [COMPOSE, "--file", str(ROOT / "docker-compose.yml"), *PROFILES, "config", "--format", "json"]
+        config = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        services: dict[str, dict[str, Any]] = {}
+        for name, service in config["services"].items():
+            if "build" in service:
+                image = f"{PROJECT}-{service['build']['target']}"
+                self.builds[image] = service["build"]
+                services[name] = {"image": image}
         services["gpu-trainer-cpu"]["volumes"] = [f"{self.student}:{STUDENT}:ro"]
         secrets = {name: {"file": str(self.folder / "secrets" / name)} for name in config["secrets"]}
-        (self.folder / "override.json").write_text(json.dumps({"services": services, "secrets": secrets}))
+        return {"services": services, "secrets": secrets}
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """What a command of Compose prints."""
         env = os.environ | {"REFLUX_PORT": str(self.port), "REFLUX_SOURCES": str(ROOT / "examples")}
-        command = [COMPOSE, "--project-name", PROJECT, "--progress", "plain", *self._files(), *PROFILES, *arguments]
+        files = ("--file", str(ROOT / "docker-compose.yml"), "--file", str(self.folder / "override.json"))
+        command = [COMPOSE, "--project-name", PROJECT, "--progress", "plain", *files, *PROFILES, *arguments]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
-    def _files(self) -> list[str]:
-        return ["--file", str(ROOT / "docker-compose.yml"), "--file", str(self.folder / "override.json")]
-
-    def up(self, *options: str) -> None:
-        self("up", "--detach", "--wait", "--wait-timeout", "300", "--scale", "teacher-worker=3", *options)
+    def up(self) -> None:
+        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "300", "--scale", "teacher-worker=3")
 
     def containers(self) -> list[dict[str, Any]]:
         """As `docker inspect` tells of them."""

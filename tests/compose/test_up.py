@@ -54,7 +54,7 @@ def composed(running_engine: str, twin: Samples, ground: Path, student: Path) ->
     composed = Composed(folder, student)
     try:
         started = time.monotonic()
-        composed("build")
+        composed.build("1")
         built = time.monotonic()
         composed.up()
         print(f"\nengine {running_engine}; built in {built - started:.0f} s, healthy after {time.monotonic() - built:.0f} s")
@@ -85,8 +85,8 @@ def test_a_run_outlives_restarts_of_everything_and_an_upgrade(composed: Composed
             composed("restart", *services)
             print(f"{task}: restarted {', '.join(services)}")
         await_claim(client, run.id, UPGRADED)
-        composed.label("2")
-        composed.up("--build")
+        composed.build("2")
+        composed.up()
         ended = client.wait(run.id, 900)
         assert (ended.outcome, ended.reason) == ("succeeded", "max epochs"), ended.error
         same_as(twin, Samples.of(composed.artifacts(client, run.id, tmp_path / "before"), ended))

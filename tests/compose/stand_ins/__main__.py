@@ -38,7 +38,9 @@ def main() -> None:
         for target, name in NAMES.items():
             given = [f"--build-arg={variable}" for variable in os.environ if variable.startswith("PIP_") and "INDEX" in variable]
             given += ["--build-arg=PIP_FIND_LINKS"] if "PIP_FIND_LINKS" in os.environ else []
-            subprocess.run(["docker", "build", "--network=host", *given, f"--target={target}", f"--tag={name}", str(context)], check=True)
+            subprocess.run(
+                ["docker", "build", "--network=host", *given, f"--target={target}", f"--tag={name}", str(context)], check=True
+            )
 
 
 def is_there(image: str) -> bool:
