@@ -39,6 +39,8 @@ class Composed:
 
     def __post_init__(self) -> None:
         subprocess.run([str(ROOT / "deploy" / "make-secrets"), str(self.folder / "secrets")], check=True)
+        for file in self.student.iterdir():
+            file.chmod(0o644)  # as another user reads it in the container
         self.port = servers.free_port()
         (self.folder / "override.json").write_text(json.dumps(self._override()))
 
