@@ -20,11 +20,13 @@ from reflux.errands import CompleteErrand, Errand, Written
 from reflux.errors import Retriable, Stopped
 from reflux.events import Event
 from reflux.task import Task
+from reflux.worker import SHUTDOWN
 from services.gpu_trainer import job, surroundings
 from services.gpu_trainer.pipe import described, error, outcome, pass_on
 from services.gpu_trainer.question import Question
 
 POLL_SECONDS = 0.1
+HAND_BACK_SECONDS = 25.0  # from SIGTERM: who sent it may kill after 30
 ENVIRONMENT = {
     # GPU memory in segments that grow: batches of unlike lengths fragment it less.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
@@ -42,11 +44,14 @@ _child: "_Child | None" = None
 
 
 def carry_out(task: Task) -> Event:
-    """Let the child do it. Raises what the child raised; Retriable when it died, or stood still for limits.stall_seconds."""
+    """Let the child do it. Raises what the child raised; Retriable when it died, or stood still for limits.stall_seconds.
+
+    A child that can't be heard when the worker has to go, as it loads a student, is killed; another attempt goes on.
+    """
     with _one_at_a_time:
         child = _living_child()
         child.say({"do": described(task)})
-        told = False
+        told_at = None
         alive_at = time.monotonic()
         while True:
             message = child.hear(POLL_SECONDS)
@@ -55,12 +60,13 @@ def carry_out(task: Task) -> Event:
             if message is not None:
                 pass_on(task, message["report"])
                 alive_at = time.monotonic()
-            if task.kill:
+            if task.stop and told_at is None:
+                child.say({"stop": task.stop})
+                told_at = time.monotonic()
+            deaf = told_at is not None and time.monotonic() - told_at > HAND_BACK_SECONDS
+            if task.kill or (task.stop == SHUTDOWN and deaf):
                 child.kill()
                 raise Stopped(task.stop or "killed")
-            if task.stop and not told:
-                child.say({"stop": task.stop})
-                told = True
             seconds = time.monotonic() - alive_at
             if seconds > task.spec.limits.stall_seconds:
                 child.kill()

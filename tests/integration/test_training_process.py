@@ -21,6 +21,7 @@ from reflux.records import Example, Lineage, Message, Prompt
 from reflux.spec import RunSpec
 from reflux.stages import Stage
 from reflux.task import Task
+from reflux.worker import SHUTDOWN
 from services.gpu_trainer.pipe import described
 from services.gpu_trainer.question import Question
 from services.gpu_trainer.tasks import HANDLERS, capabilities, infer
@@ -200,6 +201,24 @@ def test_a_stop_reaches_the_child_which_saves(tiny: Path, store: Artifacts) -> N
     steps = [int(path.split("checkpoint-")[1].split("/")[0]) for path in store.paths(task.pieces) if "manifest" in path]
     logs = [line["line"] for line in task.drain()["logs"]]
     assert f"checkpoint at step {max(steps)}" in logs
+
+
+def test_a_child_that_hears_nothing_is_killed_when_its_worker_has_to_go(
+    tiny: Path, store: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gpu_trainer.tasks.HAND_BACK_SECONDS", 0.5)
+    task = training(store, spec(tiny, steps=5000))
+    deaf: list[int | None] = []
+
+    def leave() -> None:
+        kill_child(signal.SIGSTOP)
+        deaf.append(child_of(os.getpid()))
+        task.stop = SHUTDOWN
+
+    with pytest.raises(Stopped, match=SHUTDOWN):
+        during(task, leave)
+    assert deaf[0]
+    assert not is_running(deaf[0])
 
 
 def test_a_forced_stop_kills_the_child(tiny: Path, store: Artifacts) -> None:
