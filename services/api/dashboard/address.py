@@ -7,6 +7,12 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 MOVED = "reflux_moved"
+# Whoever goes back before the page can tell its server so is heard as soon as it can.
+LISTEN = f"""
+window.addEventListener('popstate', () => emitEvent('{MOVED}', location.search));
+const loaded = new URL(performance.getEntriesByType('navigation')[0].name).search;
+if (loaded !== location.search) emitEvent('{MOVED}', location.search);
+"""
 IN_PLACE = "(event) => { if (event.ctrlKey || event.metaKey || event.shiftKey) return; event.preventDefault(); emit(); }"
 
 
@@ -27,7 +33,7 @@ def on_move(callback: Callable[[dict[str, str]], Awaitable[None]]) -> None:
         await callback(dict(parse_qsl(str(event.args).removeprefix("?"))))
 
     ui.on(MOVED, moved)
-    ui.run_javascript(f"window.addEventListener('popstate', () => emitEvent('{MOVED}', location.search))")
+    ui.run_javascript(LISTEN)
 
 
 def link(target: str, follow: Callable[[], Awaitable[None]], css: str, *, current: bool = False) -> ui.element:
