@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, StorageState, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect, sync_playwright
 
 from reflux.local.stack import Stack
 from tests.browser import looks
@@ -28,6 +28,7 @@ ARGS = (
 )
 PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/bin"  # where there is none, Playwright takes its own: see `make browser`
 HEIGHT = {1280: 800, 390: 844}
+PATIENCE = 30_000  # ms: other tests run beside these
 
 
 class Plane(Stack):
@@ -80,6 +81,7 @@ def site(ground: Path) -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """For the package alone: while Playwright runs, no other test in this thread could run an event loop."""
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium", path=PATHS), args=ARGS)
         yield browser
@@ -126,7 +128,7 @@ class Visitors:
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE)
         return context
 
     def __call__(

@@ -202,7 +202,7 @@ def shown(client: Client, run: RunView, kind: str) -> list[dict[str, Any]]:
     return [event.body for event in client.events(run.id, limit=1000).data if event.type == kind]
 
 
-def test_an_abort_while_the_machine_starts_leaves_none(client: Client, provider: Cloud, code: Path) -> None:
+def test_an_abort_while_the_machine_starts_leaves_none(client: Client, provider: Cloud, ours: Machines, code: Path) -> None:
     provider.boots = lambda _: subprocess.Popen(["sleep", "1000"])
     run = client.create(spec(code))
     eventually(lambda: "running" in provider.states().values(), 60, "no instance was made")
