@@ -18,6 +18,7 @@ from tests.e2e.tiny import EXAMPLES, tiny_spec
 ON_ONE_STACK = ("browser", "e2e", "faults")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, a file's stay together, and so do those on the same stack."""
     for item in items:
