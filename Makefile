@@ -33,7 +33,7 @@ demo: setup  ## The whole main job, really running, with its result shown (about
 	@$(BIN)/reflux demo
 
 test: setup browser  ## All tests, on real servers, two at a time
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 browser: setup  ## A Chromium for the tests of the dashboard, unless there is one
 	@if command -v chromium >/dev/null || test -x /usr/bin/chromium; then :; \

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from reflux.artifacts import Artifacts
 from reflux.client import Client
@@ -18,12 +19,16 @@ from tests.e2e.tiny import EXAMPLES, tiny_spec
 ON_ONE_STACK = ("browser", "e2e", "faults")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByServers(LoadScopeScheduling):  # type: ignore[misc]
     """Where tests run side by side, a file's stay together, and so do those on the same stack."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("stack" if folder in ON_ONE_STACK else item.path.stem))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.split("::")[0])
+        return "stack" if file.parent.name in ON_ONE_STACK else str(file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServers:
+    return ByServers(config, log)
 
 
 @pytest.fixture(scope="session")
