@@ -23,7 +23,7 @@ class ByServers(LoadScopeScheduling):  # type: ignore[misc]
     """Where tests run side by side, a file's stay together, and so do those on the same stack."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = Path(nodeid.split("::")[0])
+        file = Path(nodeid.split("::", maxsplit=1)[0])
         return "stack" if file.parent.name in ON_ONE_STACK else str(file)
 
 
