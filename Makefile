@@ -76,7 +76,8 @@ sbom: setup  ## build/sbom.json: what is installed, as a valid CycloneDX bill of
 	@echo "build/sbom.json: $$(grep -c '"bom-ref"' build/sbom.json) components, valid CycloneDX"
 
 faults: setup  ## Every fault on whole runs, and the table (hours; K='control and training' takes some)
-	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/e2e/test_machines.py tests/integration/test_stops.py -m '' -s $(if $(K),-k "$(K)")
+	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/e2e/test_machines.py tests/integration/test_stops.py \
+		tests/integration/test_training_group.py -m '' -s $(if $(K),-k "$(K)")
 
 compose-test: setup  ## docker-compose.yml really brought up, disturbed and upgraded in the midst of a run (needs a Docker engine)
 	@if docker version >/dev/null 2>&1; then $(BIN)/python -m pytest tests/compose -m '' -s; \

@@ -37,6 +37,7 @@ def losses(task: Task) -> list[float]:
     return found
 
 
+@pytest.mark.long
 def test_two_go_on_where_one_stopped_and_one_where_two_did(tiny: Path, bench: Bench, store: Artifacts) -> None:
     spec = without_dropout(make_spec(tiny, training={"max_steps": 60, "eval_steps": 20, "checkpoint_steps": 100}))
     with pytest.raises(Stopped):
