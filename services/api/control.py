@@ -116,7 +116,6 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
         doorbell.wait(0.5)
         doorbell.clear()
         try:
-            admit(engine, settings)
             with Session(engine) as session, session.begin():
                 for task in due(session):
                     with traces.span(f"{task.kind} ring", traces.traceparent(task.run_id, task.key), kind="producer"):
@@ -124,6 +123,7 @@ def ring_all(stopping: threading.Event, settings: Settings, engine: Engine, door
                     task.rings += 1
                     wait = min(settings.ring_again * 2 ** min(task.rings - 1, 10), RING_CAP)
                     task.ring_at = func.now() + wait
+            admit(engine, settings)  # its own notice wakes this loop again
         except DBAPIError as error:
             log.warning("database_away", during="ring", error=str(error.orig)[:200])
             stopping.wait(1)

@@ -60,13 +60,12 @@ def claim(session: Session, task_id: int, body: Claim, settings: Settings) -> As
     """Give this worker the task, or with `body.service` the one whose turn it is. None: there is nothing to do."""
     if body.service is None:
         return _claim(session, task_id, body, settings)
-    told: int | None = session.scalar(
-        select(TaskRow.id).where(TaskRow.status == "claimed", TaskRow.worker == body.worker, TaskRow.claim_token == body.token)
-    )
-    while (turn := told or next_task(session, body.service)) is not None:
+    mine = (TaskRow.status == "claimed") & (TaskRow.worker == body.worker) & (TaskRow.claim_token == body.token)
+    told = select(TaskRow.id).where(mine).scalar_subquery()
+    whose = select(func.coalesce(told, next_task(body.service)))
+    while (turn := session.scalar(whose)) is not None:
         if assignment := _claim(session, turn, body, settings):
             return assignment
-        told = None
         session.rollback()  # another worker was first; two runs' locks are never held at once
     return None
 
@@ -151,7 +150,6 @@ def complete(session: Session, task_id: int, attempt: int, event: Event) -> Acce
     task.status, task.accepted_attempt = "done", attempt
     task.ended_at = func.now()
     task.orphaned_at = None
-    session.flush()
     _note_machines(session, task, event)
     advance(session, row, event)
     return Accepted(accepted=True)
@@ -281,8 +279,8 @@ def _share(session: Session, task: TaskRow) -> Share:
 
 def lock_task(session: Session, task_id: int) -> tuple[RunRow, TaskRow] | None:
     """The run, then the task, both locked."""
-    run_id = session.scalar(select(TaskRow.run_id).where(TaskRow.id == task_id))
-    row = lock(session, run_id) if run_id else None
+    of_task = select(TaskRow.run_id).where(TaskRow.id == task_id).scalar_subquery()
+    row = session.scalar(select(RunRow).where(RunRow.id == of_task).with_for_update().execution_options(populate_existing=True))
     task = session.get(TaskRow, task_id, with_for_update=True, populate_existing=True) if row else None
     return (row, task) if row and task else None
 

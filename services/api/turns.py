@@ -4,15 +4,14 @@ Runs take turns. The run that has the fewest of the service's workers comes firs
 since it last had one. So nobody waits for more than one task of each other run, however many tasks that other has.
 """
 
-from sqlalchemy import func, select, true
-from sqlalchemy.orm import Session
+from sqlalchemy import ScalarSelect, func, select, true
 
 from reflux.queues import GPU, kinds
 from services.api.tables import RunRow, TaskRow
 
 
-def next_task(session: Session, service: str) -> int | None:
-    """The id of the task whose turn it is, or None if none is due. Nothing is locked.
+def next_task(service: str) -> ScalarSelect[int]:
+    """The id of the task whose turn it is, or null if none is due. Nothing is locked.
 
     A run with a machine of its own has its GPU work done there: that is nobody's turn here.
     """
@@ -33,10 +32,10 @@ def next_task(session: Session, service: str) -> int | None:
         .where(TaskRow.run_id == waiting.c.run_id, ours)
         .lateral()
     )
-    turn = (
+    return (
         select(waiting.c.first)
         .join(had, true())
         .order_by(had.c.in_hand, had.c.last.asc().nulls_first(), waiting.c.first)
         .limit(1)
+        .scalar_subquery()
     )
-    return session.scalar(turn)
