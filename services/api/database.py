@@ -1,5 +1,6 @@
 """The engine, and the migrations of the database behind it."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,11 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=30,
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=20000 -c statement_timeout=60000"},
+        connect_args={
+            "connect_timeout": 5,
+            "client_encoding": "utf8",
+            "options": "-c lock_timeout=20000 -c statement_timeout=60000",
+        },
     )
 
     @event.listens_for(engine, "checkin")
@@ -58,10 +63,15 @@ def alone(engine: Engine, lock: int) -> Iterator[bool]:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the database to the newest schema. Several processes may try at once; one does it."""
+    """Bring the database to the newest schema. Several processes may try at once; one does it. Exits where it is not in UTF-8."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.connect() as connection:
+        encoding = connection.scalar(
+            text("select pg_encoding_to_char(encoding) from pg_database where datname = current_database()")
+        )
+        if encoding != "UTF8":
+            sys.exit(f"The database's encoding is {encoding}, which can't hold every text. Make one with ENCODING 'UTF8'.")
         connection.execute(text("select pg_advisory_lock(7205312)"))
         try:
             config.attributes["connection"] = connection

@@ -17,6 +17,8 @@ from services.api.database import AWAY
 
 log = structlog.get_logger()
 
+UNDONE = "40"  # SQLSTATE class: a serialization failure, a deadlock
+
 TITLES = {
     400: "Bad request",
     401: "Not signed in",
@@ -96,10 +98,14 @@ def install(app: FastAPI) -> None:
         return answer(ProblemError(422, "malformed", f"A value can't be stored: {str(error.orig).splitlines()[0][:200]}"))
 
     def _database(request: Request, error: Exception) -> Response:
+        cause = getattr(error, "orig", error)
         # The first line alone: those after it may hold what was sent.
-        log.warning("database_away", path=request.url.path, error=str(getattr(error, "orig", error)).split("\n")[0][:200])
-        told, hint = "The database can't be reached.", "Nothing is lost; try again in a moment."
-        return answer(ProblemError(503, "database_away", told, hint, headers={"Retry-After": "1"}))
+        log.warning("database_away", path=request.url.path, error=str(cause).split("\n")[0][:200])
+        again, hint = {"Retry-After": "1"}, "Nothing is lost; try again in a moment."
+        if (getattr(cause, "sqlstate", None) or "").startswith(UNDONE):
+            told = "Another call changed the same at that moment, and this one was undone."
+            return answer(ProblemError(503, "undone", told, hint, headers=again))
+        return answer(ProblemError(503, "database_away", "The database can't be reached.", hint, headers=again))
 
     for away in AWAY:
         app.add_exception_handler(away, _database)

@@ -30,12 +30,13 @@ Work = Callable[[Session], T]
 
 
 @contextmanager
-def database(port: int, name: str) -> Iterator[Engine]:
+def database(port: int, name: str, encoding: str = "UTF8") -> Iterator[Engine]:
     """A new, empty database on the server at `port`."""
     server = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"drop database if exists {name} with (force)")  # type: ignore[arg-type]
-        connection.execute(f"create database {name}")  # type: ignore[arg-type]
+        made = f"create database {name} template template0 encoding '{encoding}' locale 'C'"
+        connection.execute(made)  # type: ignore[arg-type]
     engine = make_engine(f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}")
     yield engine
     engine.dispose()

@@ -72,3 +72,23 @@ def test_what_prometheus_reads(client: Client, worker: HandWorker) -> None:
     assert read["reflux_gpu_memory_gb", ("gpu_trainer", "measured")] == 80
     assert read["reflux_memory_used_gb", ("gpu_trainer", "measured")] == 12.5
     assert read["reflux_worker_silent_seconds", ("gpu_trainer", "measured")] < 60
+
+
+def test_a_transaction_that_postgres_undid_is_told_as_such(client: Client, worker: HandWorker) -> None:
+    """Its commit meets 40001; the same call is taken a moment later."""
+    worker.sql(
+        "create function undo() returns trigger language plpgsql as $$ begin"
+        " raise exception 'could not serialize access' using errcode = 'serialization_failure'; end $$"
+    )
+    worker.sql(
+        "create constraint trigger undo after insert on runs deferrable initially deferred for each row"
+        " when (new.name = 'undone') execute function undo()"
+    )
+    try:
+        answer = client.http.post("/v1/runs", json=SPEC | {"name": "undone"})
+    finally:
+        worker.sql("drop trigger undo on runs")
+        worker.sql("drop function undo")
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "undone", "1")
+    assert "could not" not in answer.text
+    assert client.create(SPEC | {"name": "undone"}).name == "undone"

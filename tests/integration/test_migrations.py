@@ -16,7 +16,7 @@ from reflux.local.stack import Stack
 from reflux.loop import decide
 from reflux.run import Run
 from reflux.spec import RunSpec
-from services.api.database import MIGRATIONS
+from services.api.database import MIGRATIONS, migrate
 from tests.integration.desk import Desk, database
 from tests.unit.test_histories import FACTS
 
@@ -110,3 +110,11 @@ def test_the_migrations_are_one_line(engine: Engine) -> None:
     assert len(script.get_heads()) == 1
     upgrade(engine, "head")
     assert {"runs", "events", "tasks"} <= set(inspect(engine).get_table_names())
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_can_not_hold_every_text_is_refused(control_plane: Stack, encoding: str) -> None:
+    with database(control_plane.ports["postgres"], "narrow", encoding) as narrow:
+        with pytest.raises(SystemExit, match=f"encoding is {encoding}.*Make one with ENCODING 'UTF8'"):
+            migrate(narrow)
+        assert inspect(narrow).get_table_names() == []
