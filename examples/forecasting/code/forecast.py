@@ -88,7 +88,7 @@ def chronos_zero_shot():
         sys.exit(f"The weights of {model} can't be had: {error}. Set CHRONOS_MODEL in job.environment to a folder that has them.")
 
     def forecast(past: np.ndarray, horizon: int, _: int):
-        tail = (1 - LEVEL / 100) / 2
+        tail = round((1 - LEVEL / 100) / 2, 6)  # Chronos-Bolt looks its quantiles up by value
         context = torch.tensor(past, dtype=torch.float32)
         quantiles, _mean = pipeline.predict_quantiles(context, prediction_length=horizon, quantile_levels=[tail, 0.5, 1 - tail])
         low, mean, high = quantiles[0].numpy().T
