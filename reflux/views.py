@@ -236,6 +236,7 @@ class GpuHours(BaseModel):
     low: float
     high: float
     basis: str
+    usd_per_hour: float | None = Field(None, description="Of the machine that `compute` names, on demand; spot costs less")
 
 
 class DryRun(BaseModel):

@@ -148,6 +148,10 @@ def estimated(found: DryRun) -> None:
     if hours := found.gpu_hours:
         console.print(f"  GPU hours   {hours.likely:.2g} ({hours.low:.2g} to {hours.high:.2g})")
         console.print(f"              {plain(hours.basis)}", soft_wrap=True)
+        if usd := hours.usd_per_hour:
+            spread = f"{usd * hours.low:,.2f} to {usd * hours.high:,.2f}"
+            told = f"${usd * hours.likely:,.2f} ({spread}), at ${usd:.2f} an hour; spot costs less"
+            console.print(f"  machine     {told}", soft_wrap=True)
 
 
 def result(run: RunView) -> None:

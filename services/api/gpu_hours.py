@@ -3,6 +3,7 @@
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from reflux import machine_types
 from reflux.gpu_hours import DEVICES, ROW_TOKENS, ROWS, UNSURE_MEASURED, Speeds, by_data_sheet, hours, tokens
 from reflux.spec import RunSpec
 from reflux.views import GpuHours
@@ -36,7 +37,8 @@ def expected(session: Session, spec: RunSpec) -> GpuHours | None:
     wanted = tokens(spec)
     rows = f", with {ROWS} rows of {ROW_TOKENS} tokens assumed" if wanted.assumed else f", rows of {ROW_TOKENS} tokens assumed"
     what = f"{wanted.trained:,.0f} tokens to train on{rows}; {wanted.written:,.0f} to write; all epochs to come"
-    return GpuHours(likely=_short(likely), low=_short(low), high=_short(high), basis=f"{basis}; {what}")
+    usd = machine_types.per_hour(_hired(spec), spec.compute.volume_gb)
+    return GpuHours(likely=_short(likely), low=_short(low), high=_short(high), basis=f"{basis}; {what}", usd_per_hour=usd)
 
 
 def _told(session: Session, spec: RunSpec) -> tuple[Speeds, str] | None:
@@ -59,8 +61,10 @@ def _calculated(session: Session, spec: RunSpec) -> tuple[Speeds, str] | None:
     query = select(WorkerRow.capabilities).where(WorkerRow.service == "gpu_trainer").order_by(WorkerRow.seen_at.desc()).limit(20)
     trainers = list(session.scalars(query))
     gpus = [str(able["gpu"]) for able in trainers if able.get("gpu") and any(name in str(able["gpu"]) for name in DEVICES)]
-    gpu: str | None
-    if spec.student.device == "cpu" or (trainers and not gpus):
+    gpu = machine_types.gpu(_hired(spec))
+    if gpu:
+        cpus, where = 0, f"on the {gpu} of {spec.compute.instance_type}"
+    elif spec.student.device == "cpu" or (trainers and not gpus):
         cpus = max((int(able.get("cpus") or 1) for able in trainers), default=1)
         gpu, where = None, f"on {cpus} cores"
     else:
@@ -71,6 +75,11 @@ def _calculated(session: Session, spec: RunSpec) -> tuple[Speeds, str] | None:
         return None
     basis = f"calculated {where}, not measured: {speeds.training:,.0f} tokens/s in training"
     return speeds, f"{basis} and {speeds.generation:,.0f} in generation"
+
+
+def _hired(spec: RunSpec) -> str:
+    """The type of the run's own machine, as far as the spec names it."""
+    return spec.compute.instance_type or "" if spec.compute.kind != "local" else ""
 
 
 def _short(value: float) -> float:

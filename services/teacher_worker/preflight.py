@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from reflux import machine_types
 from reflux.artifacts import Artifacts
 from reflux.commands import Preflight
 from reflux.errors import POLICIES, ErrorClass, RefluxError, Terminal
@@ -17,7 +18,7 @@ from reflux.spec import RunSpec
 from reflux.task import Task
 from services.teacher_worker import ingest, job_data, prompts, student_checks, teacher_checks, uploads
 from services.teacher_worker.check import Check, failed
-from services.teacher_worker.cloud import costs, machines, sagemaker
+from services.teacher_worker.cloud import machines, sagemaker
 
 Workers = Callable[[], list[dict[str, Any]]]
 
@@ -82,7 +83,7 @@ def _machine(spec: RunSpec, artifacts: Artifacts) -> Check:
             sagemaker.check(compute, place.artifacts_url or artifacts.url)
     except RefluxError as error:
         return failed("machine", error)
-    price = costs.per_hour(compute.instance_type or "", compute.volume_gb)
+    price = machine_types.per_hour(compute.instance_type or "", compute.volume_gb)
     told = f"{compute.instance_type} in {compute.region}, " + (f"about ${price:g} an hour" if price else "price not known")
     if not place.api_url.startswith("https://"):
         hint = "Put TLS in front of the API before machines outside of a private network use it."

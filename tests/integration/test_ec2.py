@@ -10,13 +10,14 @@ import pytest
 import yaml
 from botocore.stub import Stubber
 
+from reflux import machine_types
 from reflux.commands import CleanUp
 from reflux.errors import POLICIES, ErrorClass, RefluxError
 from reflux.machines import Machine, Place
 from reflux.spec import Compute
 from reflux.stages import Stage
 from services.teacher_worker.clean_up import clean_up
-from services.teacher_worker.cloud import costs, ec2, machines, rights
+from services.teacher_worker.cloud import ec2, machines, rights
 from tests.cloud import IMAGE, KEYS, REGION, Cloud, cloud
 from tests.environment import ROOT
 from tests.teacher_tasks import spec, task
@@ -212,7 +213,7 @@ def test_an_end_that_fails_is_told_with_its_cost_and_raises_nothing(
     assert outcome.status == status
     assert code in (outcome.error or "")
     assert outcome.id == name
-    assert outcome.cost_per_hour == costs.per_hour("g4dn.2xlarge", 100)
+    assert outcome.cost_per_hour == machine_types.per_hour("g4dn.2xlarge", 100)
 
 
 @pytest.mark.parametrize("code", ["InvalidInstanceID.NotFound", "IncorrectInstanceState"])
@@ -282,7 +283,7 @@ def test_cleanup_status_says_what_is_to_be_done_by_hand_and_costs(
     assert event.manual_action_required
     assert status["manual_action_required"]
     assert status["resources"]["ec2_instance"]["status"] == "failed"
-    assert status["estimated_orphaned_cost_per_hour"] == costs.per_hour("g4dn.2xlarge", 100)
+    assert status["estimated_orphaned_cost_per_hour"] == machine_types.per_hour("g4dn.2xlarge", 100)
 
 
 # Before money is spent

@@ -74,6 +74,12 @@ def test_a_dry_run_tells_gpu_hours_and_what_they_stand_on(client: Client, worker
     assert "calculated" in known.basis
     assert "assumed" in known.basis
     assert client.dry_run(own).gpu_hours is None, "neither its size nor its speed is known"
+    assert known.usd_per_hour is None
+    machine = {"kind": "ec2", "instance_type": "g5.2xlarge", "subnet_id": "subnet-1", "image": "ami-1"}
+    hired = client.dry_run(SPEC | {"student": {"model": "google/gemma-3-1b-it", "method": "lora"}, "compute": machine}).gpu_hours
+    assert hired is not None
+    assert "on the A10 of g5.2xlarge" in hired.basis
+    assert hired.usd_per_hour == pytest.approx(1.22, abs=0.02)
     run = client.create(own)
     held = worker.work(run.id, until=lambda command: isinstance(command, Train))
     assert held is not None

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from reflux import machine_types
 from reflux.commands import CleanUp
 from reflux.machines import Machine, Place
 from reflux.stages import Stage
 from services.teacher_worker.clean_up import clean_up
-from services.teacher_worker.cloud import costs, providers, sagemaker
+from services.teacher_worker.cloud import providers, sagemaker
 from tests.integration.sagemaker_jobs import SLEEPS, STUBBORN, WORKS, make, order, until
 from tests.sagemaker_service import REGION, Service
 from tests.teacher_tasks import spec, task
@@ -124,7 +125,7 @@ def test_a_stop_that_fails_is_told_with_its_cost_and_raises_nothing(job_service:
     job_service.refuse("StopTrainingJob", code, times=9)
     outcome = end(machine, rest=Waits(), wait_seconds=0.1)
     assert (outcome.status, outcome.id, code in (outcome.error or "")) == ("failed", machine.token, True)
-    assert outcome.cost_per_hour == costs.per_hour("ml.g5.2xlarge", 100)
+    assert outcome.cost_per_hour == machine_types.per_hour("ml.g5.2xlarge", 100)
 
 
 def test_a_provider_that_is_away_fails_no_cleanup(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,10 @@ def _estimated(spec: RunSpec, dry: DryRun, hours: GpuHours | None, beginning: Be
             rows.append(("GPU hours", "not known", "Of this student's size nothing is known."))
         else:
             rows.append(("GPU hours", f"about {hours.likely:g}", f"between {hours.low:g} and {hours.high:g}: {hours.basis}"))
+            if usd := hours.usd_per_hour:
+                between = f"between {words.dollars(usd * hours.low)} and {words.dollars(usd * hours.high)}"
+                each = f"{between}, at {words.dollars(usd)} an hour on demand"
+                rows.append(("Machine cost", f"about {words.dollars(usd * hours.likely)}", each))
     with ui.element("dl").classes("facts"):
         for name, value, more in rows:
             shell.text(name, "dt")

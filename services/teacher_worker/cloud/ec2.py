@@ -9,10 +9,10 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from reflux import machine_types
 from reflux.errors import RefluxError, Retriable
 from reflux.machines import TAG_DEPLOYMENT, TAG_RUN, TAG_TOKEN, Ended, Machine, Place, Volume
 from reflux.spec import Compute
-from services.teacher_worker.cloud import costs
 from services.teacher_worker.cloud.errors import GONE, STILL, code_of, speaking, translated
 
 LOOK_SECONDS = 5.0
@@ -190,7 +190,7 @@ def _end(machine: Machine, rest: Rest, wait_seconds: float) -> Ended:
 
 def _cost(instances: list[dict[str, Any]]) -> float | None:
     """Of instances that still run, with a volume of 100 GB each; None: a price is not known."""
-    prices = [costs.per_hour(instance["InstanceType"], 100) for instance in instances]
+    prices = [machine_types.per_hour(instance["InstanceType"], 100) for instance in instances]
     return None if None in prices else round(sum(price or 0.0 for price in prices), 4)
 
 
@@ -261,7 +261,7 @@ def _delete_volume(ec2: Any, volume: dict[str, Any], rest: Rest) -> Volume:
 
 def _volumes_cost(volumes: tuple[Volume, ...]) -> float:
     """Of those that could not be deleted: about, as for 100 GB each."""
-    return round(sum(costs.GB_PER_HOUR * 100 for volume in volumes if volume.status == "failed"), 4)
+    return round(sum(machine_types.GB_PER_HOUR * 100 for volume in volumes if volume.status == "failed"), 4)
 
 
 def _instances(ec2: Any, **query: Any) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from reflux import machine_types
 from reflux.errors import RefluxError
 from reflux.spec import Compute
-from services.teacher_worker.cloud import costs, ec2, machines
+from services.teacher_worker.cloud import ec2, machines
 from services.teacher_worker.cloud.errors import code_of, speaking
 
 Told = tuple[str, Literal["ok", "warning", "failed"], str, str]  # what, how it is, what was found, what to do
@@ -45,7 +46,7 @@ def checks(region: str, kind: Literal["ec2", "sagemaker"] = "ec2") -> Iterator[T
     except RefluxError as error:
         yield "REFLUX_MACHINES", "failed", error.message, error.hint
         return
-    price = costs.per_hour(compute.instance_type or "", compute.volume_gb)
+    price = machine_types.per_hour(compute.instance_type or "", compute.volume_gb)
     yield (
         "price",
         "ok" if price else "warning",

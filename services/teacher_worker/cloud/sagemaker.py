@@ -16,11 +16,11 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
+from reflux import machine_types
 from reflux.artifacts import run_folder
 from reflux.errors import POLICIES, RefluxError, Retriable, Terminal
 from reflux.machines import TAG_DEPLOYMENT, TAG_RUN, TAG_TOKEN, Ended, Machine, Place
 from reflux.spec import Compute, RunSpec
-from services.teacher_worker.cloud import costs
 from services.teacher_worker.cloud.ec2 import CONFIG, END_SECONDS, THROTTLED, Rest, now
 from services.teacher_worker.cloud.errors import code_of, problem, reason_of, speaking, translated
 
@@ -266,7 +266,7 @@ def _told(job: Job) -> list[str]:
 def _cost(jobs: list[Job]) -> float | None:
     """Of jobs that go on; None: a price is not known."""
     resources = [job["ResourceConfig"] for job in jobs]
-    prices = [costs.per_hour(resource["InstanceType"], resource["VolumeSizeInGB"]) for resource in resources]
+    prices = [machine_types.per_hour(resource["InstanceType"], resource["VolumeSizeInGB"]) for resource in resources]
     return None if None in prices else round(sum(price or 0.0 for price in prices), 4)
 
 
