@@ -30,6 +30,7 @@ def test_a_run_is_checked_estimated_and_started_once(site: Site, visit: Visitors
     facts = page.locator(".facts")
     expect(facts).to_contain_text("12 to practise")
     expect(facts).to_contain_text("22.4 GB")
+    expect(facts).not_to_contain_text("Machine cost")
     expect(page.get_by_label("The whole spec as YAML")).to_have_value(re.compile("max_epochs: 4\n"))
     start.dblclick()
     expect(page).to_have_url(re.compile(r"/runs/\d+"))
@@ -53,6 +54,22 @@ def test_yaml_and_form_are_the_same_spec(visit: Visitors) -> None:
     page.get_by_text("Distil a teacher").click()
     expect(page.get_by_label("Source files")).to_be_visible()
     expect(yaml).to_have_value("name: typed\nrecipe: distill\ntrainin:\n  epochs: 2\n")
+
+
+def test_a_machine_of_its_own_has_its_price(visit: Visitors) -> None:
+    page = visit("/new")
+    page.get_by_label("The whole spec as YAML").fill(
+        "name: hired\n"
+        "data: {sources: [{uri: 's3://our-code/tsn/', domain: tsn}]}\n"
+        "student: {model: google/gemma-3-1b-it, method: lora}\n"
+        "compute: {kind: ec2, instance_type: g5.2xlarge}\n"
+    )
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Check and estimate").click()
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("on the A10 of g5.2xlarge")
+    expect(facts).to_contain_text(re.compile(r"Machine cost\s*about \$"))
+    expect(facts).to_contain_text("an hour on demand")
 
 
 def test_rows_are_uploaded_and_errors_named_by_line(site: Site, visit: Visitors, tmp_path: Path) -> None:
