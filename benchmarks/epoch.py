@@ -30,7 +30,7 @@ SIZE = 8  # answers a chunk
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chunks", type=int, default=25, help="of eight answers; the default epoch has 200")
+    parser.add_argument("--chunks", type=int, default=60, help="of eight answers; the default epoch has 200")
     parser.add_argument("--pace", type=float, default=1.0, help="seconds that each part takes for a chunk")
     parser.add_argument("--work-as", choices=SERVICES, help=argparse.SUPPRESS)
     options = parser.parse_args()
