@@ -33,7 +33,7 @@ def advance(session: Session, row: RunRow, event: Event) -> Run:
     run = Run.model_validate(row.state)
     waiting = deque([event])
     while waiting:
-        event = waiting.popleft()
+        event, awaited = waiting.popleft(), set(run.open)
         try:
             if is_stale(run, event):
                 log.info("stale_event", run_id=row.id, type=event.type, epoch=run.epoch, stage=run.stage)
@@ -51,7 +51,8 @@ def advance(session: Session, row: RunRow, event: Event) -> Run:
         for command in commands:
             if isinstance(command, Provision):
                 resources.intend(session, run, command)
-        waiting.extend(_withdraw(session, row, run))
+        gone = awaited - set(run.open) - {getattr(event, "key", None)}  # the event's own task has its status already
+        waiting.extend(_withdraw(session, row, run, gone))
     return run
 
 
@@ -117,14 +118,15 @@ def _task(run_id: str, command: Command) -> dict[str, Any]:
     }
 
 
-def _withdraw(session: Session, row: RunRow, run: Run) -> list[Event]:
-    """Cancel tasks that nobody waits for any more; while the run stops, those that nobody has begun."""
-    unfinished = TaskRow.status.in_(("ready", "claimed"))
-    session.execute(
-        update(TaskRow)
-        .where(TaskRow.run_id == row.id, unfinished, TaskRow.key.not_in(list(run.open)))
-        .values(status="cancelled", ended_at=func.now())
-    )
+def _withdraw(session: Session, row: RunRow, run: Run, gone: set[str]) -> list[Event]:
+    """Cancel the tasks of keys that nobody waits for any more; while the run stops, stop those that nobody has begun."""
+    if gone:
+        unfinished = TaskRow.status.in_(("ready", "claimed"))
+        session.execute(
+            update(TaskRow)
+            .where(TaskRow.run_id == row.id, unfinished, TaskRow.key.in_(gone))
+            .values(status="cancelled", ended_at=func.now())
+        )
     if not run.stopping:
         return []
     not_begun = session.scalars(select(TaskRow).where(TaskRow.run_id == row.id, TaskRow.status == "ready")).all()
