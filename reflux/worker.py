@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import httpx
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 Handler = Callable[[Task], Event]
 SHUTDOWN = "shutdown"
 AWAKE_SECONDS = 0.02
+CONNECT_SECONDS = 4.0
 HAND_BACK_SECONDS = 5.0
 
 
@@ -285,12 +287,19 @@ def _connect(app: Celery, worker: Worker, service: str) -> None:
         app.task(hear, name=ROUTES[kind], ignore_result=True)
 
     worker_shutting_down.connect(lambda **_: worker.shut_down(), weak=False)
-    app.steps["worker"].add(_Awake)
+    app.steps["consumer"].add(_Awake)
     app.conf.worker_consumer = _Careful
 
 
 class _Careful(Consumer):  # type: ignore[misc]
-    """Celery dies of a body that is JSON and no call, gives the message back, and dies of it again. It is thrown away instead."""
+    """Celery dies of a body that is JSON and no call, gives the message back, and dies of it again. It is thrown away instead.
+
+    A broker that was away for long is asked for every few seconds, not every thirty.
+    """
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=CONNECT_SECONDS)
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         take = super().create_task_handler(*args, **kwargs)
@@ -306,12 +315,12 @@ class _Careful(Consumer):  # type: ignore[misc]
 
 class _Awake(bootsteps.StartStopStep):  # type: ignore[misc]
     """A pool thread's acknowledgement does not wake Celery's event loop, which then sleeps up to 10 s before it asks for the
-    next message. A timer wakes it."""
+    next message. A timer wakes it: a new one with each connection, as the loop drops its timers with the connection before."""
 
-    requires = ("celery.worker.components:Hub",)
+    requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def start(self, worker: Any) -> None:
-        worker.hub.call_repeatedly(AWAKE_SECONDS, lambda: None)
+    def start(self, consumer: Any) -> None:
+        consumer.hub.call_repeatedly(AWAKE_SECONDS, lambda: None)
 
 
 def _needed(name: str) -> str:
