@@ -1,5 +1,6 @@
 """What tests stand on: a folder, a tiny student, the stack, one run that nobody disturbs; for the trainer a bench and a store."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ class ByServers(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServers:
     return ByServers(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """The libraries are imported: their objects need not be looked at whenever a training collects its garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ class Bench:
     def forget(self) -> None:
         self._student = None
         free_memory()
+        gc.freeze()  # what is left are the libraries' million objects: no later collection needs to look at them
 
 
 def prepare_torch() -> None:
