@@ -79,8 +79,8 @@ faults: setup  ## Every fault on whole runs, and the table (hours; K='control an
 	@$(BIN)/python -m pytest tests/faults tests/e2e/test_many_runs.py tests/e2e/test_machines.py tests/integration/test_stops.py \
 		tests/integration/test_training_group.py -m '' -s $(if $(K),-k "$(K)")
 
-compose-test: setup  ## docker-compose.yml really brought up, disturbed and upgraded in the midst of a run (needs a Docker engine)
-	@if docker version >/dev/null 2>&1; then $(BIN)/python -m pytest tests/compose -m '' -s; \
+compose-test: setup  ## docker-compose.yml really brought up, disturbed and upgraded in the midst of a run (needs a Docker engine; FROM=COMMIT)
+	@if docker version >/dev/null 2>&1; then UPGRADE_FROM=$(FROM) $(BIN)/python -m pytest tests/compose -m '' -s; \
 	else echo "No Docker engine answers here: nothing was brought up."; fi
 
 gpu-check: setup  ## On a CUDA machine: the real QLoRA path, generation, memory, and the same ratios (under 10 minutes)

@@ -52,12 +52,18 @@ class Composed:
     def key(self) -> str:
         return (self.folder / "secrets" / "reflux_operator_key").read_text().strip()
 
-    def build(self, version: str) -> None:
-        """All images of our own, labelled with a version."""
+    def build(self, version: str, tree: Path = ROOT) -> None:
+        """All images of our own, of a tree's code, labelled with a version."""
         for image, build in self.builds.items():
-            command = ["docker", "build", "--quiet", "--network=host", f"--target={build['target']}", f"--tag={image}"]
+            command = ["docker", "build", "--quiet", "--network=host", f"--file={ROOT / 'Dockerfile'}"]
+            command += [f"--target={build['target']}", f"--tag={image}:{version}"]
             command += [f"--label={VERSION}={version}", *(f"--build-arg={name}={value}" for name, value in build["args"].items())]
-            subprocess.run([*command, build["context"]], env=os.environ | {"DOCKER_BUILDKIT": "1"}, check=True)
+            subprocess.run([*command, str(tree)], env=os.environ | {"DOCKER_BUILDKIT": "1"}, check=True)
+
+    def take(self, version: str) -> None:
+        """Containers that are made from here on are of this version."""
+        for image in self.builds:
+            subprocess.run(["docker", "tag", f"{image}:{version}", image], check=True)
 
     def _override(self) -> dict[str, Any]:
         """Secrets, names of images and a student of our own; notes how the images are built."""
@@ -104,6 +110,14 @@ class Composed:
                     client.download(run_id, artifact.path, to)
             after, more = page.data[-1].path if page.data else None, page.has_more
         return Artifacts(f"file://{folder}")
+
+
+def checked_out(commit: str, folder: Path) -> Path:
+    """The repository as it was."""
+    folder.mkdir()
+    tree = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "--extract", f"--directory={folder}"], input=tree, check=True)
+    return folder
 
 
 def left() -> list[str]:

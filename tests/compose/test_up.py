@@ -1,5 +1,6 @@
 """The containers of docker-compose.yml, disturbed, make what the embedded stack makes undisturbed."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from reflux.artifacts import Artifacts
 from reflux.client import Client
 from reflux.local.stack import Stack
-from tests.compose.composed import PROJECT, STUDENT, VERSION, Composed, engine, left
+from tests.compose.composed import PROJECT, STUDENT, VERSION, Composed, checked_out, engine, left
 from tests.e2e.tiny import EXAMPLES, tiny_spec
+from tests.environment import ROOT
 from tests.faults.samples import Samples
 from tests.faults.test_matrix import claimed
 from tests.integration.by_hand import eventually
@@ -24,6 +26,7 @@ RESTARTED = {
     "train-002": ("api", "control"),
 }
 UPGRADED = "generate-002-best"
+UPGRADE_FROM = os.environ.get("UPGRADE_FROM")  # the commit whose code runs until then; otherwise this tree's own
 # The packages that tell the extras of pyproject.toml apart, and whose image has them.
 MARKS = ("fastapi", "openai", "tree_sitter", "torch")
 ON_CPU = {"fastapi", "openai", "tree_sitter"}
@@ -64,7 +67,9 @@ def composed(running_engine: str, twin: Samples, ground: Path, student: Path) ->
     composed = Composed(folder, student)
     try:
         started = time.monotonic()
-        composed.build("1")
+        composed.build("1", checked_out(UPGRADE_FROM, ground / "before") if UPGRADE_FROM else ROOT)
+        composed.build("2")
+        composed.take("1")
         built = time.monotonic()
         composed.up()
         print(f"\nengine {running_engine}; built in {built - started:.0f} s, healthy after {time.monotonic() - built:.0f} s")
@@ -97,10 +102,13 @@ def test_a_run_outlives_restarts_of_everything_and_an_upgrade(composed: Composed
             composed("restart", *services)
             print(f"{task}: restarted {', '.join(services)}")
         await_claim(client, run.id, UPGRADED)
-        composed.build("2")
+        composed.take("2")
         composed.up()
+        assert not client.run(run.id).terminal, "the run had ended before the upgrade had"
+        print(f"{UPGRADED}: upgraded from {UPGRADE_FROM or 'the same code'}")
         ended = client.wait(run.id, 900)
         assert (ended.outcome, ended.reason) == ("succeeded", "max epochs"), ended.error
+        print(f"begun again: {', '.join(begun_again(client, run.id))}")
         same_as(twin, Samples.of(composed.artifacts(client, run.id, tmp_path / "before"), ended))
 
         containers = composed.containers()
@@ -128,6 +136,11 @@ def await_claim(client: Client, run_id: str, task: str) -> None:
         return task in claimed(client, run_id)
 
     eventually(begun, 600, f"{task} never began")
+
+
+def begun_again(client: Client, run_id: str) -> list[str]:
+    claims = (event.body for event in client.events(run_id, limit=1000).data if event.type == "task_claimed")
+    return [f"{claim['key']} ({claim['attempt']})" for claim in claims if claim["attempt"] > 1]
 
 
 def same_as(twin: Samples, made: Samples) -> None:
