@@ -88,8 +88,10 @@ class Composed:
         assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
-    def up(self) -> None:
-        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "300", "--scale", "teacher-worker=3")
+    def up(self, *services: str) -> None:
+        """All services, or some and those that they depend on: healthy once this returns."""
+        scale = () if services else ("--scale", "teacher-worker=3")
+        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "300", *scale, *services)
 
     def containers(self) -> list[dict[str, Any]]:
         """As `docker inspect` tells of them."""

@@ -99,13 +99,16 @@ def test_a_run_outlives_restarts_of_everything_and_an_upgrade(composed: Composed
         run = client.create(tiny_spec(Path(STUDENT)))
         for task, services in RESTARTED.items():
             await_claim(client, run.id, task)
+            started = time.monotonic()
             composed("restart", *services)
-            print(f"{task}: restarted {', '.join(services)}")
+            print(f"{task}: restarted {', '.join(services)} in {time.monotonic() - started:.0f} s")
         await_claim(client, run.id, UPGRADED)
+        started = time.monotonic()
         composed.take("2")
+        composed.up("api", "control")
         composed.up()
         assert not client.run(run.id).terminal, "the run had ended before the upgrade had"
-        print(f"{UPGRADED}: upgraded from {UPGRADE_FROM or 'the same code'}")
+        print(f"{UPGRADED}: upgraded from {UPGRADE_FROM or 'the same code'} in {time.monotonic() - started:.0f} s")
         ended = client.wait(run.id, 900)
         assert (ended.outcome, ended.reason) == ("succeeded", "max epochs"), ended.error
         print(f"begun again: {', '.join(begun_again(client, run.id))}")
