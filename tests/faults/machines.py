@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
+
 from reflux.client import Client
 from tests.integration.by_hand import eventually
 from tests.machines import Machines
@@ -61,9 +63,24 @@ def worker_killed(ours: Machines, name: str) -> None:
         process.kill()
 
 
-def noticed(ours: Machines, _: str) -> None:
-    """The machine that is the newest hears that it is taken back."""
-    list(ours.metadata.values())[-1].notice = NOTICE
+def noticed(ours: Machines, name: str) -> None:
+    """The newest machine hears that it is taken back; until then its child stands still, or a tiny student would be done."""
+    metadata = list(ours.metadata.values())[-1]
+    children = children_of(ours, name)
+    for one in children:
+        one.suspend()
+    metadata.notice, asked = NOTICE, len(metadata.asked)
+    if children:
+        eventually(lambda: 200 in metadata.asked[asked:], 60, "nobody has asked for the notice")
+    for one in children:
+        one.resume()
+
+
+def children_of(ours: Machines, name: str) -> list[psutil.Process]:
+    """The process that holds the models, once there is one."""
+    process = ours.provider.processes.get(name)
+    below = psutil.Process(process.pid).children(recursive=True) if process else []
+    return [one for one in below if "services.gpu_trainer.child" in " ".join(one.cmdline())]
 
 
 def aborted(_: Machines, client: Client, run_id: str) -> None:
