@@ -36,6 +36,7 @@ class Composed:
     folder: Path
     student: Path
     builds: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)  # by image, as Compose has it
+    scratch: set[str] = field(default_factory=set, init=False)  # volumes without a name: Compose forgets them
 
     def __post_init__(self) -> None:
         subprocess.run([str(ROOT / "deploy" / "make-secrets"), str(self.folder / "secrets")], check=True)
@@ -88,10 +89,15 @@ class Composed:
         assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
-    def up(self, *services: str) -> None:
-        """All services, or some and those that they depend on: healthy once this returns."""
-        scale = () if services else ("--scale", "teacher-worker=3")
-        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "300", *scale, *services)
+    def up(self) -> None:
+        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "300", "--scale", "teacher-worker=3")
+        mounts = (mount for container in self.containers() for mount in container["Mounts"] if mount["Type"] == "volume")
+        self.scratch |= {mount["Name"] for mount in mounts if not mount["Name"].startswith(PROJECT)}
+
+    def remove(self) -> None:
+        self("down", "--volumes", "--timeout", "20")
+        if self.scratch:
+            subprocess.run(["docker", "volume", "rm", "--force", *self.scratch], stdout=subprocess.DEVNULL, check=True)
 
     def containers(self) -> list[dict[str, Any]]:
         """As `docker inspect` tells of them."""
