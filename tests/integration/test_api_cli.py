@@ -12,6 +12,7 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,15 @@ def fragile(ground: Path) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children of a process that ignores SIGINT, as one in the background may, would ignore it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_watch_and_events_outlive_the_api(fragile: Stack) -> None:
     with Client(fragile.api_url, fragile.keys["operator"]) as client:
         run = client.create(SPEC)
@@ -159,7 +169,9 @@ def test_watch_and_events_outlive_the_api(fragile: Stack) -> None:
         seen: list[int] = []
         following = threading.Thread(target=lambda: seen.extend(event.seq for event in client.follow(run.id)))
         following.start()
-        with watching, leaving:
+        with watching, leaving, ExitStack() as at_last:
+            at_last.callback(watching.kill)
+            at_last.callback(leaving.kill)
             assert watching.stdout
             assert leaving.stdout
             assert "run accepted" in watching.stdout.readline()
