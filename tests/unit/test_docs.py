@@ -24,6 +24,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets |= {f"bench-{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")}
     named = set(re.findall(r"`make ([a-z-]+)`|^\s*make ([a-z-]+)$", document.read_text(), re.M))
     assert {a or b for a, b in named} <= targets
 
